@@ -1,0 +1,3 @@
+//! The CNI plugin.
+#![forbid(unsafe_code)]
+fn main() {}

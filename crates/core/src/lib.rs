@@ -1,0 +1,2 @@
+//! The pure core of Corax: model, view, topology, plan. No runtime, no sockets, no clock.
+#![forbid(unsafe_code)]
