@@ -1,0 +1,212 @@
+//! The nftables table `inet corax`: sources, both locks, the guard of the overlay, MSS. Never a rule in a chain of
+//! others.
+
+use std::fmt::{self, Write as _};
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+use crate::change::write_elements;
+use crate::object::{ALIAS, Device, Set, VXLAN_PORT};
+use crate::prefix::{Family, Prefix};
+
+/// Name of the set that holds one 128-bit value: how the table is known again as the one that Corax made. The upper
+/// 64 bits are [`Ruleset::fingerprint`], the lower a checksum of what `nft -s -t list table` printed of it.
+pub const CHECKSUM_SET: &str = "checksum";
+
+/// Named counters of what the table drops, with what each means.
+pub const DROP_COUNTERS: [(&str, &str); 5] = [
+    ("vxlan_stranger", "VXLAN packets whose sender is no member of the domain"),
+    ("overlay_source", "packets out of the overlay with a source that is not of its side"),
+    ("forward_foreign", "packets from another domain or member that would have left to neither Corax nor own pods"),
+    ("plaintext_lock", "packets for another domain that would have left outside the overlay and the tunnels"),
+    ("icmp_redirect", "ICMP redirects by Corax's devices"),
+];
+
+/// What the table's rules depend on. The elements of its sets do not belong to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ruleset {
+    /// All devices of Corax on this node, in order.
+    pub devices: Vec<Device>,
+    /// Largest TCP segment that fits every path, IPv4, in bytes.
+    pub mss4: u16,
+    /// The same for IPv6.
+    pub mss6: u16,
+    /// The node's pod-side addresses, one a family at most.
+    pub sources: Vec<IpAddr>,
+}
+
+impl Ruleset {
+    /// The first 64 bits of the SHA-256 of the ruleset without elements.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut text = String::new();
+        self.write(&mut text, &[]).expect("writing to a string cannot fail");
+        let digest = Sha256::digest(text.as_bytes());
+        let (first, _) = digest.split_at(8);
+        u64::from_be_bytes(first.try_into().expect("eight bytes"))
+    }
+
+    /// Writes the transaction that makes the table, whether or not there is one, for `nft -f -`. `elements` is sorted.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: &mut dyn fmt::Write, elements: &[(Set, Prefix)]) -> fmt::Result {
+        writeln!(out, "add table inet {ALIAS}")?;
+        writeln!(out, "delete table inet {ALIAS}")?;
+        writeln!(out, "table inet {ALIAS} {{")?;
+        for (counter, _) in DROP_COUNTERS {
+            writeln!(out, "\tcounter {counter} {{ }}")?;
+        }
+        writeln!(out, "\tset {CHECKSUM_SET} {{ type ipv6_addr; }}")?;
+        for set in Set::all() {
+            write_set(out, set, elements)?;
+        }
+        out.write_str(&self.chains())?;
+        out.write_str("}")
+    }
+
+    fn chains(&self) -> String {
+        let mut text = String::new();
+        let ours: Vec<String> = self.devices.iter().map(|device| format!("\"{device}\"")).collect();
+        let ours = ours.join(", ");
+        let overlay = Device::Overlay;
+        let (mss4, mss6) = (self.mss4, self.mss6);
+        // Transit is untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the
+        // outer packet gets it masqueraded.
+        let _ = write!(
+            text,
+            "	chain guard_prerouting {{
+		type filter hook prerouting priority -300; policy accept;
+		udp dport {VXLAN_PORT} fib daddr type local jump vxlan_in
+		iifname \"{overlay}\" jump overlay_in
+		iifname {{ {ours} }} jump transit
+	}}
+	chain vxlan_in {{
+		meta nfproto ipv4 ip saddr != @members4 counter name vxlan_stranger drop
+		meta nfproto ipv6 ip6 saddr != @members6 counter name vxlan_stranger drop
+		notrack
+	}}
+	chain overlay_in {{
+		meta nfproto ipv4 ip saddr != @overlay4 counter name overlay_source drop
+		meta nfproto ipv6 ip6 saddr != @overlay6 counter name overlay_source drop
+	}}
+	chain transit {{
+		meta nfproto ipv4 ip daddr != @own4 fib daddr type != local notrack
+		meta nfproto ipv6 ip6 daddr != @own6 fib daddr type != local notrack
+	}}
+	chain guard_output {{
+		type filter hook output priority -300; policy accept;
+		udp dport {VXLAN_PORT} notrack
+	}}
+	chain redirects {{
+		type filter hook output priority 0; policy accept;
+		oifname {{ {ours} }} icmp type redirect counter name icmp_redirect drop
+		oifname {{ {ours} }} icmpv6 type nd-redirect counter name icmp_redirect drop
+	}}
+	chain mss_in {{
+		type filter hook prerouting priority -150; policy accept;
+		iifname {{ {ours} }} tcp flags & (syn | rst) == syn jump clamp
+	}}
+	chain mss_out {{
+		type filter hook postrouting priority -150; policy accept;
+		oifname {{ {ours} }} tcp flags & (syn | rst) == syn jump clamp
+	}}
+	chain clamp {{
+		meta nfproto ipv4 tcp option maxseg size > {mss4} tcp option maxseg size set {mss4}
+		meta nfproto ipv6 tcp option maxseg size > {mss6} tcp option maxseg size set {mss6}
+	}}
+	chain arriving {{
+		type filter hook forward priority 0; policy accept;
+		iifname {{ {ours} }} oifname != {{ {ours} }} jump arrived
+	}}
+	chain arrived {{
+		meta nfproto ipv4 ip daddr != @own4 counter name forward_foreign drop
+		meta nfproto ipv6 ip6 daddr != @own6 counter name forward_foreign drop
+	}}
+	chain sources {{
+		type nat hook postrouting priority 99; policy accept;
+		iifname {{ {ours} }} meta nfproto ipv4 ip daddr @own4 ct status & dnat != dnat snat ip to ip saddr
+		iifname {{ {ours} }} meta nfproto ipv6 ip6 daddr @own6 ct status & dnat != dnat snat ip6 to ip6 saddr
+		oifname {{ {ours} }} jump leaving
+	}}
+	chain leaving {{
+		meta nfproto ipv4 ip saddr @own4 snat ip to ip saddr
+		meta nfproto ipv6 ip6 saddr @own6 snat ip6 to ip6 saddr
+"
+        );
+        for source in &self.sources {
+            let _ = match Family::of(*source) {
+                Family::V4 => writeln!(text, "\t\tmeta nfproto ipv4 snat ip to {source}"),
+                Family::V6 => writeln!(text, "\t\tmeta nfproto ipv6 snat ip6 to {source}"),
+            };
+        }
+        let _ = write!(
+            text,
+            "	}}
+	chain lock {{
+		type filter hook postrouting priority 1000; policy accept;
+		oifname != {{ \"lo\", {ours} }} jump locked
+	}}
+	chain locked {{
+		meta nfproto ipv4 ip daddr @remote4 counter name plaintext_lock drop
+		meta nfproto ipv6 ip6 daddr @remote6 counter name plaintext_lock drop
+	}}
+"
+        );
+        text
+    }
+}
+
+fn write_set(out: &mut dyn fmt::Write, set: Set, elements: &[(Set, Prefix)]) -> fmt::Result {
+    let kind = match set.family {
+        Family::V4 => "ipv4_addr",
+        Family::V6 => "ipv6_addr",
+    };
+    let flags = if set.is_interval() { " flags interval;" } else { "" };
+    write!(out, "\tset {set} {{ type {kind};{flags}")?;
+    let from = elements.partition_point(|(other, _)| *other < set);
+    let to = elements.partition_point(|(other, _)| *other <= set);
+    if let Some(own) = elements.get(from..to).filter(|own| !own.is_empty()) {
+        out.write_str(" elements = { ")?;
+        write_elements(out, own)?;
+        out.write_str(" };")?;
+    }
+    out.write_str(" }\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::SetRole;
+
+    fn ruleset() -> Ruleset {
+        Ruleset {
+            devices: vec![Device::Overlay, Device::WireGuard(0)],
+            mss4: 1380,
+            mss6: 1360,
+            sources: vec![IpAddr::from([10, 10, 4, 0])],
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_follows_the_rules_and_not_the_elements() {
+        let (one, mut other) = (ruleset(), ruleset());
+        assert_eq!(one.fingerprint(), other.fingerprint());
+        other.mss4 = 1300;
+        assert_ne!(one.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn elements_stand_in_their_own_set() {
+        let own = Set { role: SetRole::Own, family: Family::V4 };
+        let members = Set { role: SetRole::Members, family: Family::V4 };
+        let elements =
+            [(members, "192.168.1.1".parse().unwrap()), (own, "10.10.4.0/24".parse().unwrap())];
+        let mut text = String::new();
+        ruleset().write(&mut text, &elements).unwrap();
+        assert!(text.contains("set own4 { type ipv4_addr; flags interval; elements = { 10.10.4.0/24 }; }"), "{text}");
+        assert!(text.contains("set members4 { type ipv4_addr; elements = { 192.168.1.1 }; }"), "{text}");
+        assert!(text.contains("set remote4 { type ipv4_addr; flags interval; }"), "{text}");
+    }
+}

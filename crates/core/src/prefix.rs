@@ -1,0 +1,256 @@
+//! Address prefixes whose host bits are zero.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both families, in the order in which they are programmed.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// Length of an address, in bits.
+    #[must_use]
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+}
+
+/// A network: an address with its host bits zero, and a length in bits. IPv4 sorts before IPv6, then by address, then
+/// the shorter (wider) prefix first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Prefix(IpNetwork);
+
+/// Why a text is no prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrefixError {
+    /// The text is empty.
+    #[error("an empty CIDR")]
+    Empty,
+    /// The text is not of the form `address/length`.
+    #[error("malformed CIDR {0:?}")]
+    Malformed(String),
+}
+
+impl Prefix {
+    /// The prefix of `length` bits that holds `address`; a length above the family's is taken as the family's.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Self {
+        let length = length.min(Family::of(address).bits());
+        let network = IpNetwork::new(address, length).expect("the length fits the family");
+        let first = network.network();
+        Self(IpNetwork::new(first, length).expect("the length fits the family"))
+    }
+
+    /// The prefix of one address.
+    #[must_use]
+    pub fn host(address: IpAddr) -> Self {
+        Self::new(address, Family::of(address).bits())
+    }
+
+    /// The address family.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        Family::of(self.0.ip())
+    }
+
+    /// Length in bits.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.0.prefix()
+    }
+
+    /// The first address, host bits zero.
+    #[must_use]
+    pub fn first(&self) -> IpAddr {
+        self.0.ip()
+    }
+
+    /// The last address, host bits one.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        self.0.broadcast()
+    }
+
+    /// Whether this is a single address.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.length() == self.family().bits()
+    }
+
+    /// Whether `address` is inside.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(address)
+    }
+
+    /// Whether all of `other` is inside.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.length() <= other.length() && self.contains(other.first())
+    }
+
+    /// Whether the two share an address.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
+    /// The address that a node holds of its own pod prefix, the source of what its processes send: the first of IPv4,
+    /// as flannel does; the last of IPv6, whose first is the subnet-router anycast address (RFC 4291, 2.6.1).
+    #[must_use]
+    pub fn pod_side(&self) -> IpAddr {
+        match self.family() {
+            Family::V4 => self.first(),
+            Family::V6 => self.last(),
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    /// Parses `address/length`, or an address alone for a prefix of one; host bits are cleared.
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(PrefixError::Empty);
+        }
+        let malformed = || PrefixError::Malformed(text.to_owned());
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| malformed())?;
+        let most = Family::of(address).bits();
+        let length = match length {
+            // `u8::from_str` takes "+8"; a CIDR does not.
+            Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                length.parse().ok().filter(|length| *length <= most).ok_or_else(malformed)?
+            }
+            Some(_) => return Err(malformed()),
+            None => most,
+        };
+        Ok(Self::new(address, length))
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = PrefixError;
+
+    fn try_from(text: String) -> Result<Self, PrefixError> {
+        text.parse()
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.first(), self.length())
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+/// Prefixes of which none overlaps another, with what each stands for.
+#[derive(Clone, Debug, Default)]
+pub struct DisjointPrefixes<T>(std::collections::BTreeMap<Prefix, T>);
+
+impl<T> DisjointPrefixes<T> {
+    /// No prefix.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(std::collections::BTreeMap::new())
+    }
+
+    /// One already held that shares an address with `prefix`.
+    ///
+    /// As the held ones are disjoint, only the neighbours in order can: the one before may cover it, the one after be
+    /// covered.
+    #[must_use]
+    pub fn overlapping(&self, prefix: &Prefix) -> Option<(&Prefix, &T)> {
+        let before = self.0.range(..=prefix).next_back();
+        let after = self.0.range(prefix..).next();
+        before.into_iter().chain(after).find(|(held, _)| held.overlaps(prefix))
+    }
+
+    /// Adds `prefix`, or gives back the one that it overlaps.
+    ///
+    /// # Errors
+    /// The prefix already held, and what it stands for.
+    pub fn insert(&mut self, prefix: Prefix, value: T) -> Result<(), (Prefix, &T)> {
+        if self.overlapping(&prefix).is_some() {
+            let (held, value) = self.overlapping(&prefix).expect("just found");
+            return Err((*held, value));
+        }
+        self.0.insert(prefix, value);
+        Ok(())
+    }
+
+    /// What the prefix that holds `address` stands for.
+    #[must_use]
+    pub fn lookup(&self, address: IpAddr) -> Option<(&Prefix, &T)> {
+        let host = Prefix::host(address);
+        self.0.range(..=host).next_back().filter(|(held, _)| held.contains(address))
+    }
+}
+
+/// The first address of the IPv4 range that is reserved for future use, 240.0.0.0/4 (RFC 1112, 4): the room of Raven's
+/// overlay addresses.
+pub const RESERVED: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);
+
+/// Whether an address is one that a host may have and others may reach it by.
+#[must_use]
+pub fn is_host_address(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !address.is_unspecified()
+                && !address.is_loopback()
+                && !address.is_multicast()
+                && address.octets()[0] != 0
+                && address < RESERVED
+        }
+        IpAddr::V6(address) => {
+            address != Ipv6Addr::UNSPECIFIED
+                && !address.is_loopback()
+                && !address.is_multicast()
+                && !address.is_unicast_link_local()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
