@@ -1,2 +1,4 @@
 //! The network agent.
+#[allow(dead_code, unused_imports)]
+mod kernel;
 fn main() {}
