@@ -84,7 +84,7 @@ impl Mirror {
             }
             address::RTM_NEWADDR | address::RTM_DELADDR => {
                 if let Some((held, scope)) = address::decode(message) {
-                    self.address(held, (message.kind == address::RTM_NEWADDR).then_some(scope));
+                    self.address(held, scope);
                 }
             }
             neighbour::RTM_NEWNEIGH | neighbour::RTM_DELNEIGH => self.neighbour(message),
@@ -184,6 +184,8 @@ impl Mirror {
         };
         // The last IPv4 address of a device takes its routes along, silently.
         self.stale.routes |= scope.is_none() && own.is_some();
+        // IPv6 that is switched off takes addresses along, and is announced by that alone.
+        self.stale.sysctls |= own.is_some() && held.address.is_ipv6();
         if before == scope {
             return;
         }
@@ -232,7 +234,7 @@ impl Mirror {
             };
         }
         // Its routes go with it, IPv4's silently.
-        self.stale.routes |= !there && self.users.contains_key(&id);
+        self.stale.routes |= !there && [id, SOME].iter().any(|id| self.users.contains_key(id));
     }
 
     fn route(&mut self, found: &Found, message: &Message<'_>) {
@@ -272,14 +274,16 @@ impl Mirror {
             return;
         }
         self.changed = true;
-        if let Some(Via::Nexthop(id)) = before.map(|route| route.via)
-            && let Some(users) = self.users.get_mut(&id) {
+        if let Some(id) = before.and_then(|route| user_of(&route)) {
+            let users = self.users.get_mut(&id).map(|users| {
                 *users -= 1;
-                if *users == 0 {
-                    self.users.remove(&id);
-                }
+                *users
+            });
+            if users == Some(0) {
+                self.users.remove(&id);
             }
-        if let Some(Via::Nexthop(id)) = route.map(|route| route.via) {
+        }
+        if let Some(id) = route.and_then(|route| user_of(&route)) {
             *self.users.entry(id).or_default() += 1;
         }
     }
@@ -293,7 +297,7 @@ impl Mirror {
         self.doubled_routes = routes.doubled;
         self.users.clear();
         for route in self.observed.routes.values() {
-            if let Via::Nexthop(id) = route.via {
+            if let Some(id) = user_of(route) {
                 *self.users.entry(id).or_default() += 1;
             }
         }
@@ -323,6 +327,18 @@ impl Mirror {
     pub(super) fn foreign_addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         let foreign = self.addresses.keys().filter(|held| self.device(held.index).is_none());
         foreign.map(|held| (held.address, held.index))
+    }
+}
+
+/// Stands for a nexthop object that is not known: no object has this number.
+const SOME: NexthopId = NexthopId(0);
+
+/// The nexthop object that a route may use.
+const fn user_of(route: &Route) -> Option<NexthopId> {
+    match route.via {
+        Via::Nexthop(id) => Some(id),
+        Via::Other => Some(SOME),
+        Via::Device(_) | Via::Unreachable => None,
     }
 }
 

@@ -75,6 +75,45 @@ pub(super) fn apply(kernel: &mut Kernel, changes: &[Change]) {
     }
 }
 
+/// Does what a change does with the line that it prints.
+pub(super) fn by_hand(change: &Change) {
+    match change {
+        // The program `sysctl` is not everywhere.
+        Change::PutSysctl(device, sysctl, value) => {
+            sh(&format!("echo {value} > /proc/sys/{}", sysctl.path(*device)));
+        }
+        Change::ReplaceTable(..) => {
+            sh(&format!("nft -f - <<'END'\n{change}\nEND"));
+        }
+        Change::ChangeElements { .. } => {
+            sh(&change.to_string().replace("{ ", "'{ ").replace(" }", " }'"));
+        }
+        // The kernel's own link-local address is off where Corax makes the link.
+        Change::AddLink(device, _) => {
+            let quiet = format!("\nip link set {device} addrgenmode none\nip link set");
+            sh(&change.to_string().replace("\nip link set", &quiet));
+        }
+        _ => {
+            sh(&change.to_string());
+        }
+    }
+}
+
+/// What takes away what a put made; none where that goes with something else.
+pub(super) fn opposite(change: &Change) -> Option<Change> {
+    Some(match change {
+        Change::AddLink(device, _) => Change::DeleteLink(*device),
+        Change::PutAddress(address, _) => Change::DeleteAddress(*address),
+        Change::PutFdb(mac, to) => Change::DeleteFdb(*mac, *to),
+        Change::PutNeighbour(address, _) => Change::DeleteNeighbour(*address),
+        Change::PutNexthop(id, _) => Change::DeleteNexthop(*id),
+        Change::PutRoute(key, _) => Change::DeleteRoute(*key),
+        Change::PutRule(rule) => Change::DeleteRule(*rule),
+        Change::ReplaceTable(..) => Change::DeleteTable,
+        _ => return None,
+    })
+}
+
 /// The mirror after events alone equals what a fresh one reads.
 pub(super) fn assert_mirror_is_fresh(kernel: &mut Kernel, after: &str) {
     let drained = kernel.drain();
