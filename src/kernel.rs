@@ -240,6 +240,8 @@ impl Kernel {
     }
 
     fn queue(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
+        // The kernel announces an IPv6 address some time after it has taken it.
+        self.mirror.stale.addresses |= matches!(change, Change::PutAddress(put, _) if put.address.is_ipv6());
         if let Err(Impossible { meaning, retry }) =
             run.batch.queue(&mut self.requests, &self.mirror, number, change)
         {

@@ -33,9 +33,7 @@ fn is_of(message: &Message<'_>, family: Family) -> bool {
 /// Everything over rtnetlink.
 pub(super) fn all(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
     links(socket, mirror)?;
-    addresses(socket, mirror)?;
-    mirror.stale =
-        Stale { nexthops: true, routes: true, rules: true, fdb: true, neighbours: true, sysctls: true };
+    mirror.stale = Stale::ALL;
     stale(socket, mirror)
 }
 
@@ -54,6 +52,9 @@ fn stale_parts(socket: &mut Socket, mirror: &mut Mirror, stale: Stale) -> Result
         return Ok(());
     }
     barrier(socket).map_err(read("links"))?;
+    if stale.addresses {
+        addresses(socket, mirror)?;
+    }
     if stale.sysctls {
         sysctls(mirror);
     }

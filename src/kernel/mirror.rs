@@ -18,12 +18,25 @@ use super::wire::{Message, NLM_F_REPLACE};
 /// What must be dumped again, because no event tells what became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stale {
+    pub(super) addresses: bool,
     pub(super) nexthops: bool,
     pub(super) routes: bool,
     pub(super) rules: bool,
     pub(super) fdb: bool,
     pub(super) neighbours: bool,
     pub(super) sysctls: bool,
+}
+
+impl Stale {
+    pub(super) const ALL: Self = Self {
+        addresses: true,
+        nexthops: true,
+        routes: true,
+        rules: true,
+        fdb: true,
+        neighbours: true,
+        sysctls: true,
+    };
 }
 
 #[derive(Default)]
@@ -155,14 +168,7 @@ impl Mirror {
         self.observed.addresses = self.own_addresses();
         self.changed = true;
         self.facts = true;
-        self.stale = Stale {
-            nexthops: true,
-            routes: true,
-            fdb: true,
-            neighbours: true,
-            sysctls: true,
-            rules: self.stale.rules,
-        };
+        self.stale = Stale { rules: self.stale.rules, addresses: self.stale.addresses, ..Stale::ALL };
     }
 
     /// Addresses of our devices.

@@ -14,6 +14,7 @@ use corax_core::object::{
 };
 use corax_core::observed::Observed;
 use corax_core::prefix::{Family, Prefix};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::kernel::{ApplyError, Kernel};
@@ -116,10 +117,20 @@ pub(super) fn opposite(change: &Change) -> Option<Change> {
 
 /// The mirror after events alone equals what a fresh one reads.
 pub(super) fn assert_mirror_is_fresh(kernel: &mut Kernel, after: &str) {
-    let drained = kernel.drain();
-    assert!(drained.errors.is_empty(), "{after}: {:?}", drained.errors);
-    let fresh = Kernel::open().expect("a second one");
-    assert_same(kernel.observed(), fresh.observed(), after);
+    loop {
+        let drained = kernel.drain();
+        assert!(drained.errors.is_empty(), "{after}: {:?}", drained.errors);
+        let fresh = Kernel::open().expect("a second one");
+        if kernel.observed() == fresh.observed() {
+            return;
+        }
+        // An IPv6 address that others add is announced later: wait for what is still to come, and fail if nothing does.
+        let fds = kernel.fds();
+        let mut polled: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        if poll(&mut polled, PollTimeout::from(20_000_u16)) == Ok(0) {
+            return assert_same(kernel.observed(), fresh.observed(), after);
+        }
+    }
 }
 
 pub(super) fn assert_same(mirror: &Observed, fresh: &Observed, after: &str) {
