@@ -1,2 +1,6 @@
 //! The network agent.
+
+#[allow(dead_code)]
+mod wireguard;
+
 fn main() {}
