@@ -214,7 +214,7 @@ fn keep_private(path: &Path, file: &File) {
     let file = path.display();
     match fs::set_permissions(path, Permissions::from_mode(0o600)) {
         Ok(()) => {
-            tracing::warn!(%file, "the WireGuard key had mode {mode:04o}, now 0600: others may have read it")
+            tracing::warn!(%file, "the WireGuard key had mode {mode:04o}, now 0600: others may have read it");
         }
         Err(error) => tracing::warn!(%file, %error, "the WireGuard key has mode {mode:04o}: set it to 0600"),
     }
