@@ -1,6 +1,18 @@
-//! The network agent.
+//! Corax, the network agent for the edge: joins the isolated networks of one Kubernetes cluster.
 
-#[allow(dead_code)]
+use clap::Parser;
+
+mod admin;
+mod agent;
+mod cli;
+mod command;
+mod config;
+mod kernel;
+mod metrics;
+mod source;
+mod state;
 mod wireguard;
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    cli::Cli::parse_as_called().run()
+}
