@@ -10,22 +10,22 @@
 //! live in the `corax` binary.
 #![forbid(unsafe_code)]
 
-//Xpub mod api;
+pub mod api;
 pub mod change;
-//Xpub mod desired;
+pub mod desired;
 pub mod facts;
-//Xpub mod fake;
+pub mod fake;
 pub mod key;
 pub mod mac;
 pub mod name;
-//Xpub mod nat;
+pub mod nat;
 pub mod nft;
 pub mod object;
 pub mod observed;
-//Xpub mod plan;
+pub mod plan;
 pub mod prefix;
 pub mod problem;
 pub mod sorted;
-//Xpub mod topology;
-//Xpub mod view;
-//Xpub mod vtep;
+pub mod topology;
+pub mod view;
+pub mod vtep;

@@ -1,0 +1,153 @@
+//! The Gateway resource, `gateways.raven.openyurt.io/v1beta1`, as it stands in manifests and on the API server.
+//!
+//! Types follow the resource's JSON. What Corax does not read is not here; what it reads is as lenient as can be, so
+//! that one wrong value costs its own part and not the whole object: [`crate::view`] checks it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `apiVersion` of a Gateway.
+pub const API_VERSION: &str = "raven.openyurt.io/v1beta1";
+
+/// `kind` of a Gateway.
+pub const KIND: &str = "Gateway";
+
+/// Annotation with a comma list of CIDRs beside the pods' that the active tunnel node answers for.
+pub const EXTRA_CIDRS: &str = "raven.openyurt.io/extra-allowed-source-cidrs";
+
+/// `type` of an endpoint for L3 tunnels.
+pub const TUNNEL: &str = "tunnel";
+
+/// Key of an endpoint's `config` that holds its public key.
+pub const PUBLIC_KEY: &str = "publicKey";
+
+/// Key of an active endpoint's `config` that turns its L3 tunnel off with `false`.
+pub const ENABLE_L3: &str = "enable-l3-tunnel";
+
+/// A Gateway: one domain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gateway {
+    /// `raven.openyurt.io/v1beta1`.
+    pub api_version: String,
+    /// `Gateway`.
+    pub kind: String,
+    /// Its name and annotations.
+    pub metadata: Metadata,
+    /// What users ask for.
+    pub spec: GatewaySpec,
+    /// What the controller found and decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<GatewayStatus>,
+}
+
+/// Metadata of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metadata {
+    /// The domain's name.
+    pub name: String,
+    /// When it was made, RFC 3339; empty in manifests.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub creation_timestamp: String,
+    /// Its annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// `spec` of a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewaySpec {
+    /// Nodes that may be gateway nodes.
+    pub endpoints: Vec<Endpoint>,
+    /// `""`, `PublicIP` or `LoadBalancer`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub expose_type: String,
+}
+
+/// An endpoint, in `spec.endpoints[]` and `status.activeEndpoints[]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    /// Its node.
+    pub node_name: String,
+    /// `tunnel` or `proxy`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Port as seen from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<i64>,
+    /// Whether it is behind a NAT.
+    #[serde(rename = "underNAT")]
+    pub under_nat: bool,
+    /// What kind of NAT.
+    #[serde(rename = "natType", skip_serializing_if = "String::is_empty")]
+    pub nat_type: String,
+    /// Its address as seen from outside.
+    #[serde(rename = "publicIP", skip_serializing_if = "String::is_empty")]
+    pub public_ip: String,
+    /// The tunnel socket's port as mapped by a NAT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_port: Option<i64>,
+    /// Public key and switches.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+}
+
+/// `status` of a Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayStatus {
+    /// The domain's members.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeInfo>,
+    /// The endpoints elected.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub active_endpoints: Vec<Endpoint>,
+}
+
+/// A member, in `status.nodes[]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeInfo {
+    /// Name of the node.
+    pub node_name: String,
+    /// Its underlay address.
+    #[serde(rename = "privateIP")]
+    pub private_ip: String,
+    /// Its pods' prefixes.
+    pub subnets: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_reads_back_with_the_resources_own_field_names() {
+        let json = serde_json::json!({
+            "apiVersion": "raven.openyurt.io/v1beta1",
+            "kind": "Gateway",
+            "metadata": { "name": "site", "annotations": { EXTRA_CIDRS: "192.168.9.0/24" } },
+            "spec": {
+                "proxyConfig": { "Replicas": 1, "proxyHTTPPort": "10255" },
+                "tunnelConfig": { "Replicas": 1 },
+                "endpoints": [{
+                    "nodeName": "s1", "type": "tunnel", "port": 4500, "underNAT": true,
+                    "natType": "Full cone NAT", "publicIP": "203.0.113.9", "publicPort": 40001,
+                    "config": { "publicKey": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=" },
+                }],
+            },
+            "status": { "nodes": [{ "nodeName": "s1", "privateIP": "192.168.1.1", "subnets": ["10.10.1.0/24"] }] },
+        });
+        let gateway: Gateway = serde_json::from_value(json.clone()).unwrap();
+        let endpoint = &gateway.spec.endpoints[0];
+        assert!(endpoint.under_nat);
+        assert_eq!((endpoint.public_ip.as_str(), endpoint.public_port), ("203.0.113.9", Some(40001)));
+        let back = serde_json::to_value(&gateway).unwrap();
+        assert_eq!(back["spec"]["endpoints"], json["spec"]["endpoints"]);
+        assert_eq!(back["status"], json["status"]);
+    }
+}

@@ -1,0 +1,484 @@
+//! The kernel objects that a node should have.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+use crate::facts::Facts;
+use crate::key::{PresharedKey, PublicKey};
+use crate::mac::Mac;
+use crate::nft::Ruleset;
+use crate::object::{
+    Action, Address, Device, FWMARK, Link, LinkKind, NexthopId, Peer, Route, RouteKey, Rule, Scope, Set, SetRole,
+    Sysctl, TUNNEL_PORT, TWIN_METRIC, Table, Tunnel, VNI, VXLAN_AGEING, VXLAN_PORT, Via, Vxlan, path_metric,
+};
+use crate::prefix::{Family, Prefix};
+use crate::sorted::Sorted;
+use crate::topology::{Path, Role, Topology};
+
+/// What the tunnel costs of a packet as Raven counts it, bytes: IPv6, UDP and WireGuard headers, padding.
+pub const TUNNEL_OVERHEAD: u32 = 80;
+
+/// The least MTU of a link that carries IPv6 (RFC 8200, 5).
+pub const IPV6_MIN_MTU: u32 = 1280;
+
+/// What VXLAN costs of a packet, bytes: outer IP, UDP, VXLAN and inner Ethernet headers (RFC 7348, 5).
+#[must_use]
+pub const fn vxlan_overhead(underlay: Family) -> u32 {
+    match underlay {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
+}
+
+/// What the desired state depends on beside topology and facts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The tunnel runs in user space.
+    pub userspace: bool,
+    /// UDP port of the tunnel's socket, where it is said on the node.
+    pub listen: Option<u16>,
+    /// The node's own public key.
+    pub key: PublicKey,
+    /// The cluster's preshared key.
+    pub preshared: PresharedKey,
+}
+
+/// A WireGuard device that should be, with its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredTunnel {
+    /// Its own settings.
+    pub tunnel: Tunnel,
+    /// Its peers.
+    pub peers: Sorted<PublicKey, Peer>,
+}
+
+/// The kernel objects that should be. What is not in it and is ours goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Links.
+    pub links: Sorted<Device, Link>,
+    /// Settings of devices.
+    pub sysctls: Sorted<(Device, Sysctl), i32>,
+    /// Addresses of devices.
+    pub addresses: Sorted<Address, Scope>,
+    /// FDB of the overlay.
+    pub fdb: Sorted<Mac, IpAddr>,
+    /// Permanent neighbours on the overlay.
+    pub neighbours: Sorted<IpAddr, Mac>,
+    /// Nexthop objects.
+    pub nexthops: Sorted<NexthopId, IpAddr>,
+    /// Routes.
+    pub routes: Sorted<RouteKey, Route>,
+    /// Policy rules.
+    pub rules: Sorted<Rule, ()>,
+    /// WireGuard devices.
+    pub tunnels: Sorted<Device, DesiredTunnel>,
+    /// The nftables table.
+    pub ruleset: Option<Ruleset>,
+    /// Elements of its sets.
+    pub elements: Sorted<(Set, Prefix), ()>,
+}
+
+impl Desired {
+    /// Nothing at all: what is left after an uninstall.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// What a node in `topology` should have.
+    #[must_use]
+    pub fn of(topology: &Topology, facts: &Facts, options: &Options) -> Self {
+        if topology.role == Role::Outside {
+            return Self::nothing();
+        }
+        Builder::new(topology, facts, options).build()
+    }
+}
+
+struct Builder<'a> {
+    topology: &'a Topology,
+    facts: &'a Facts,
+    options: &'a Options,
+    /// Devices of ours; the same in every role, but for names that somebody else has.
+    devices: Vec<Device>,
+    /// Whether each of them should be there.
+    tunnel: bool,
+    /// Families of any prefix of the cluster.
+    families: Vec<Family>,
+    /// The node's pod-side addresses.
+    sources: Vec<IpAddr>,
+}
+
+const TUNNEL: Device = Device::WireGuard(0);
+
+impl<'a> Builder<'a> {
+    fn new(topology: &'a Topology, facts: &'a Facts, options: &'a Options) -> Self {
+        let devices: Vec<Device> = [Device::Overlay, TUNNEL]
+            .into_iter()
+            .filter(|device| !facts.foreign_links.contains_key(device))
+            .collect();
+        let prefixes = || {
+            let domain = topology.vteps.iter().flat_map(|vtep| vtep.subnets.iter());
+            topology.own.iter().chain(domain).chain(topology.remotes.iter().map(|(prefix, _)| prefix))
+        };
+        let families = Family::ALL.into_iter().filter(|family| prefixes().any(|prefix| prefix.family() == *family));
+        let source = |family: Family| {
+            let pods = topology.own.iter().find(|prefix| prefix.family() == family && !prefix.is_host());
+            pods.map(Prefix::pod_side)
+        };
+        Self {
+            tunnel: topology.role == Role::Gateway && devices.contains(&TUNNEL),
+            families: families.collect(),
+            sources: Family::ALL.into_iter().filter_map(source).collect(),
+            topology,
+            facts,
+            options,
+            devices,
+        }
+    }
+
+    fn build(&self) -> Desired {
+        let ids = self.nexthop_ids();
+        Desired {
+            links: self.links(),
+            sysctls: self.sysctls(),
+            addresses: self.addresses(),
+            fdb: self.fdb(),
+            neighbours: self.neighbours(),
+            nexthops: ids.iter().map(|(id, _, hop)| (*id, *hop)).collect(),
+            routes: self.routes(&ids),
+            rules: self.rules(),
+            tunnels: self.tunnels(),
+            ruleset: Some(self.ruleset()),
+            elements: self.elements(),
+        }
+    }
+
+    fn overlay(&self) -> bool {
+        self.devices.contains(&Device::Overlay)
+    }
+
+    fn present(&self) -> impl Iterator<Item = Device> {
+        self.devices.iter().copied().filter(|device| *device == Device::Overlay || self.tunnel)
+    }
+
+    fn source(&self, family: Family) -> Option<IpAddr> {
+        self.sources.iter().copied().find(|source| Family::of(*source) == family)
+    }
+
+    fn has(&self, family: Family) -> bool {
+        self.families.contains(&family)
+    }
+
+    fn tunnel_mtu(&self) -> u32 {
+        let paths = self.topology.peers.iter().filter_map(|peer| {
+            let endpoint = peer.endpoint?;
+            self.facts.path_mtu.get(&endpoint.ip()).copied()
+        });
+        let path = paths.chain([self.facts.underlay_mtu]).min().unwrap_or(self.facts.underlay_mtu);
+        self.least(path.saturating_sub(TUNNEL_OVERHEAD))
+    }
+
+    /// As Raven derives it: the lesser of VXLAN's and the tunnel's.
+    fn overlay_mtu(&self) -> u32 {
+        let underlay = self.topology.underlay.map_or(Family::V4, Family::of);
+        let vxlan = self.facts.underlay_mtu.saturating_sub(vxlan_overhead(underlay));
+        self.least(vxlan).min(self.tunnel_mtu())
+    }
+
+    /// A device that carries IPv6 has at least its least MTU: the outer packets fragment instead.
+    fn least(&self, mtu: u32) -> u32 {
+        mtu.max(if self.has(Family::V6) { IPV6_MIN_MTU } else { 576 })
+    }
+
+    fn links(&self) -> Sorted<Device, Link> {
+        let overlay = self.overlay().then(|| {
+            let underlay = self.topology.underlay.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            let vxlan = Vxlan {
+                vni: VNI,
+                port: VXLAN_PORT,
+                learning: false,
+                ageing: VXLAN_AGEING,
+                underlay: Family::of(underlay),
+                // IPv4 needs none, so that a node's address may change under a device that stays.
+                local: underlay.is_ipv6().then_some(underlay),
+            };
+            let kind = LinkKind::Vxlan(vxlan);
+            (Device::Overlay, Link { kind, mac: self.topology.mac, mtu: self.overlay_mtu(), up: true, owned: true })
+        });
+        let tunnel = self.tunnel.then(|| {
+            let kind = if self.options.userspace { LinkKind::Tun } else { LinkKind::WireGuard };
+            (TUNNEL, Link { kind, mac: None, mtu: self.tunnel_mtu(), up: true, owned: true })
+        });
+        overlay.into_iter().chain(tunnel).collect()
+    }
+
+    fn sysctls(&self) -> Sorted<(Device, Sysctl), i32> {
+        let wanted = |sysctl| match sysctl {
+            Sysctl::RpFilter => Some(2),
+            Sysctl::Forwarding => Some(1),
+            Sysctl::SendRedirects | Sysctl::AcceptRedirects => Some(0),
+            Sysctl::DisableIpv6 | Sysctl::AcceptRa => self.has(Family::V6).then_some(0),
+        };
+        let settings = self.present().flat_map(|device| {
+            Sysctl::ALL.into_iter().filter_map(move |sysctl| Some(((device, sysctl), wanted(sysctl)?)))
+        });
+        settings.collect()
+    }
+
+    fn addresses(&self) -> Sorted<Address, Scope> {
+        let mut addresses = Vec::new();
+        for device in self.present() {
+            for source in &self.sources {
+                let length = Family::of(*source).bits();
+                addresses.push((Address { device, address: *source, length }, Scope::Global));
+            }
+        }
+        if self.overlay() {
+            let device = Device::Overlay;
+            if let Some(own) = self.topology.own_overlay {
+                addresses.push((Address { device, address: IpAddr::V4(own), length: 8 }, Scope::Link));
+            }
+            if let Some(mac) = self.topology.mac.filter(|_| self.has(Family::V6)) {
+                let address = IpAddr::V6(mac.link_local());
+                addresses.push((Address { device, address, length: 64 }, Scope::Link));
+            }
+        }
+        addresses.into_iter().collect()
+    }
+
+    fn fdb(&self) -> Sorted<Mac, IpAddr> {
+        let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
+        vteps.map(|vtep| (vtep.mac, vtep.underlay)).collect()
+    }
+
+    fn neighbours(&self) -> Sorted<IpAddr, Mac> {
+        let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
+        let hops = vteps.flat_map(|vtep| {
+            self.families.iter().map(|family| (next_hop(vtep.next_hop, vtep.mac, *family), vtep.mac))
+        });
+        hops.collect()
+    }
+
+    /// One id a path and family: from the path's name, the next free one where that is taken.
+    fn nexthop_ids(&self) -> Vec<(NexthopId, (PathName<'a>, Family), IpAddr)> {
+        let mut taken = self.facts.foreign_nexthops.clone();
+        let mut ids = Vec::new();
+        if !self.overlay() {
+            return ids;
+        }
+        let gateway = self
+            .topology
+            .vteps
+            .iter()
+            .filter(|vtep| self.topology.role == Role::Member && Some(&vtep.node) == self.topology.gateway.as_ref());
+        let gateway = gateway.map(|vtep| (PathName::Gateway, vtep));
+        let domain = self.topology.vteps.iter().filter(|_| self.by_overlay());
+        let domain = domain.map(|vtep| (PathName::Member(vtep.node.as_str()), vtep));
+        for (name, vtep) in gateway.chain(domain) {
+            for family in &self.families {
+                let own = |prefix: &Prefix| prefix.family() == *family;
+                let used = match name {
+                    PathName::Gateway => self.topology.remotes.iter().any(|(prefix, _)| own(prefix)),
+                    PathName::Member(_) => vtep.subnets.iter().any(own),
+                };
+                if used {
+                    let id = name.id(*family, &mut taken);
+                    ids.push((id, (name, *family), next_hop(vtep.next_hop, vtep.mac, *family)));
+                }
+            }
+        }
+        ids
+    }
+
+    /// Whether this node reaches the members' pods over the overlay.
+    fn by_overlay(&self) -> bool {
+        self.topology.mesh || self.topology.role == Role::Gateway
+    }
+
+    fn routes(&self, ids: &[(NexthopId, (PathName<'a>, Family), IpAddr)]) -> Sorted<RouteKey, Route> {
+        let ids: Sorted<(PathName<'a>, Family), NexthopId> =
+            ids.iter().map(|(id, name, _)| (*name, *id)).collect();
+        let mut routes = Vec::new();
+        let mut put = |table, prefix: Prefix, via| {
+            let source = self.source(prefix.family());
+            let key = RouteKey { table, prefix, metric: path_metric(prefix.family()) };
+            routes.push((key, Route { via, source }));
+        };
+        if self.by_overlay() {
+            for vtep in &self.topology.vteps {
+                for prefix in &vtep.subnets {
+                    let id = ids.get(&(PathName::Member(vtep.node.as_str()), prefix.family()));
+                    if let Some(id) = id {
+                        put(Table::Domain, *prefix, Via::Nexthop(*id));
+                    }
+                }
+            }
+        }
+        for (prefix, path) in &self.topology.remotes {
+            match path {
+                Path::Overlay => {
+                    if let Some(id) = ids.get(&(PathName::Gateway, prefix.family())) {
+                        put(Table::Remote, *prefix, Via::Nexthop(*id));
+                    }
+                }
+                Path::Tunnel if self.tunnel => {
+                    put(Table::Remote, *prefix, Via::Device(TUNNEL));
+                    put(Table::Tunnel, *prefix, Via::Device(TUNNEL));
+                }
+                Path::Tunnel | Path::None => {}
+            }
+        }
+        let twins = self.topology.remotes.iter().flat_map(|(prefix, _)| {
+            [Table::Remote, Table::Tunnel].map(|table| {
+                let key = RouteKey { table, prefix: *prefix, metric: TWIN_METRIC };
+                (key, Route { via: Via::Unreachable, source: None })
+            })
+        });
+        routes.extend(twins);
+        routes.into_iter().collect()
+    }
+
+    fn rules(&self) -> Sorted<Rule, ()> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let rule = |priority, action| Rule { priority, family, input: None, mark: None, destination: None, action };
+            rules.push(Rule { mark: Some(FWMARK), ..rule(99, Action::Main) });
+            rules.push(rule(101, Action::Lookup(Table::Remote)));
+            if self.topology.mesh {
+                rules.push(rule(101, Action::Lookup(Table::Domain)));
+            }
+            for device in self.devices.iter().copied() {
+                let input = Some(device);
+                let first = if device == Device::Overlay { Table::Tunnel } else { Table::Domain };
+                rules.push(Rule { input, ..rule(100, Action::Lookup(first)) });
+                for prefix in self.topology.own.iter().chain(&self.topology.extra) {
+                    if prefix.family() == family {
+                        rules.push(Rule { input, destination: Some(*prefix), ..rule(102, Action::Main) });
+                    }
+                }
+                rules.push(Rule { input, ..rule(103, Action::Unreachable) });
+            }
+        }
+        rules.into_iter().map(|rule| (rule, ())).collect()
+    }
+
+    fn tunnels(&self) -> Sorted<Device, DesiredTunnel> {
+        let tunnel = self.tunnel.then(|| {
+            let port = self.options.listen.or(self.topology.listen).unwrap_or(TUNNEL_PORT);
+            let tunnel = Tunnel { port, mark: FWMARK, key: Some(self.options.key) };
+            let peers = self.topology.peers.iter().map(|peer| {
+                let settings = Peer {
+                    preshared: self.options.preshared.clone(),
+                    endpoint: peer.endpoint,
+                    keepalive: peer.keepalive,
+                    allowed: peer.allowed.clone(),
+                };
+                (peer.key, settings)
+            });
+            (TUNNEL, DesiredTunnel { tunnel, peers: peers.collect() })
+        });
+        tunnel.into_iter().collect()
+    }
+
+    fn ruleset(&self) -> Ruleset {
+        let paths = [self.overlay_mtu()].into_iter().chain(self.tunnel.then(|| self.tunnel_mtu()));
+        let mtu = paths.min().unwrap_or(IPV6_MIN_MTU);
+        let less = |headers| u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
+        Ruleset { devices: self.devices.clone(), mss4: less(40), mss6: less(60), sources: self.sources.clone() }
+    }
+
+    fn elements(&self) -> Sorted<(Set, Prefix), ()> {
+        let mut own = DisjointElements::new(SetRole::Own);
+        own.extend(self.topology.own.iter().chain(&self.topology.extra).copied());
+        let mut remote = DisjointElements::new(SetRole::Remote);
+        remote.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
+        let mut overlay = DisjointElements::new(SetRole::Overlay);
+        if self.topology.role == Role::Member || self.topology.mesh {
+            overlay.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
+        }
+        // Of a member without mesh these are its gateway's: the source of ICMP errors that the gateway sends.
+        overlay.extend(self.topology.vteps.iter().flat_map(|vtep| vtep.subnets.iter().copied()));
+        let members = self.topology.members.iter().map(|address| {
+            let set = Set { role: SetRole::Members, family: Family::of(*address) };
+            ((set, Prefix::host(*address)), ())
+        });
+        members.chain(own.0).chain(remote.0).chain(overlay.0).collect()
+    }
+}
+
+/// Elements of an interval set: an interval set refuses one that overlaps another, so the wider one stands for both.
+struct DisjointElements(Vec<((Set, Prefix), ())>, SetRole);
+
+impl DisjointElements {
+    const fn new(role: SetRole) -> Self {
+        Self(Vec::new(), role)
+    }
+
+    fn extend(&mut self, prefixes: impl Iterator<Item = Prefix>) {
+        let mut prefixes: Vec<Prefix> = prefixes.chain(self.0.iter().map(|((_, prefix), ())| *prefix)).collect();
+        prefixes.sort();
+        // Sorted, a prefix that covers others stands right before them.
+        prefixes.dedup_by(|later, earlier| earlier.covers(later));
+        let role = self.1;
+        self.0 = prefixes
+            .into_iter()
+            .map(|prefix| ((Set { role, family: prefix.family() }, prefix), ()))
+            .collect();
+    }
+}
+
+/// Name of a path over the overlay; its nexthop's id follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathName<'a> {
+    /// To other domains, whichever node is the gateway: a gateway change moves one nexthop and no route.
+    Gateway,
+    /// To a member's pods.
+    Member(&'a str),
+}
+
+impl PathName<'_> {
+    fn id(self, family: Family, taken: &mut BTreeSet<NexthopId>) -> NexthopId {
+        let mut hash = Sha256::new();
+        hash.update([match family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        }]);
+        match self {
+            Self::Gateway => hash.update([0]),
+            Self::Member(node) => hash.update(node.as_bytes()),
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let [a, b, c, d, ..] = digest;
+        let most = NexthopId::FIRST - 1;
+        let mut offset = u32::from_be_bytes([a, b, c, d]) & most;
+        loop {
+            let id = NexthopId(NexthopId::FIRST | offset);
+            if taken.insert(id) {
+                return id;
+            }
+            offset = (offset + 1) & most;
+        }
+    }
+}
+
+/// The address that stands for a VTEP as a next hop of a family.
+fn next_hop(hop: std::net::Ipv4Addr, mac: Mac, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(hop),
+        Family::V6 => IpAddr::V6(mac.link_local()),
+    }
+}
+
+/// Disjoint prefixes as a plain check for tests.
+#[cfg(test)]
+fn disjoint(prefixes: impl Iterator<Item = Prefix>) -> bool {
+    let mut held = DisjointPrefixes::new();
+    prefixes.into_iter().all(|prefix| held.insert(prefix, ()).is_ok())
+}
+
+#[cfg(test)]
+mod tests;

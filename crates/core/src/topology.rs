@@ -1,0 +1,339 @@
+//! What the view means for one node: its role, its VTEPs, its tunnel peers, and by which path each prefix is reached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde::Serialize;
+
+use crate::key::PublicKey;
+use crate::mac::Mac;
+use crate::name::{DomainName, NodeName};
+use crate::prefix::Prefix;
+use crate::problem::Problem;
+use crate::view::{Domain, GatewayNode, Member, View};
+use crate::vtep::Identity;
+
+mod links;
+
+use links::Links;
+
+/// Seconds between the packets by which a gateway behind a NAT keeps its mapping, Raven's.
+pub const KEEPALIVE: u16 = 5;
+
+/// What a node is to its domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It belongs to no domain.
+    #[default]
+    Outside,
+    /// It sends by the domain's gateway node.
+    Member,
+    /// It carries the domain's traffic.
+    Gateway,
+}
+
+/// What a node is told beside the view.
+#[derive(Clone, Debug)]
+pub struct Local<'a> {
+    /// Its name.
+    pub node: &'a NodeName,
+    /// What VTEPs' MACs are made of.
+    pub identity: Identity,
+    /// Members reach each other's pods over the overlay too (`--mesh`).
+    pub mesh: bool,
+    /// Gateways behind NATs try each other directly (`--nat-traversal`).
+    pub nat_traversal: bool,
+    /// Addresses of its own links; a remote prefix may hold none of them.
+    pub addresses: &'a BTreeSet<IpAddr>,
+    /// Addresses of the API server; likewise.
+    pub api_servers: &'a [IpAddr],
+}
+
+/// Another member's end of the overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vtep {
+    /// The member.
+    pub node: NodeName,
+    /// Its hardware address on the overlay.
+    pub mac: Mac,
+    /// Its underlay address.
+    pub underlay: IpAddr,
+    /// The address that stands for it as a next hop of IPv4 on this node.
+    pub next_hop: Ipv4Addr,
+    /// Its pods' prefixes.
+    pub subnets: Box<[Prefix]>,
+}
+
+/// How a remote prefix is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Path {
+    /// Over the overlay to the domain's gateway node.
+    Overlay,
+    /// By the tunnel.
+    Tunnel,
+    /// Not at all, for now.
+    None,
+}
+
+/// A tunnel peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelPeer {
+    /// The domain behind it.
+    pub domain: DomainName,
+    /// Its gateway node.
+    pub node: NodeName,
+    /// Its public key.
+    pub key: PublicKey,
+    /// Where it is, where it can be spoken to first.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between keepalives, zero for none.
+    pub keepalive: u16,
+    /// What it may send and is sent, sorted.
+    pub allowed: Vec<Prefix>,
+}
+
+/// A remote domain as this node reaches it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RemoteDomain {
+    /// Its name.
+    pub name: DomainName,
+    /// By what path.
+    pub path: Path,
+    /// Its gateway node, if it has one.
+    pub gateway: Option<NodeName>,
+    /// The domain that relays, if one does; as this node's gateway sees it.
+    pub relay: Option<DomainName>,
+}
+
+/// The view, as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// The node's role.
+    pub role: Role,
+    /// Its domain.
+    pub domain: Option<DomainName>,
+    /// The domain's gateway node.
+    pub gateway: Option<NodeName>,
+    /// Whether members reach each other over the overlay.
+    pub mesh: bool,
+    /// Its own underlay address.
+    pub underlay: Option<IpAddr>,
+    /// Hardware address of its own VTEP.
+    pub mac: Option<Mac>,
+    /// Address of its own VTEP, with Raven's identity.
+    pub own_overlay: Option<Ipv4Addr>,
+    /// Its own pods' prefixes.
+    pub own: Vec<Prefix>,
+    /// Beside them, what it answers for as the gateway node.
+    pub extra: Vec<Prefix>,
+    /// The other members that it speaks to over the overlay, sorted by name.
+    pub vteps: Vec<Vtep>,
+    /// Underlay addresses of all other members.
+    pub members: Vec<IpAddr>,
+    /// Prefixes of other domains, sorted, and how each is reached.
+    pub remotes: Vec<(Prefix, Path)>,
+    /// The port that its Gateway wants its tunnel socket on.
+    pub listen: Option<u16>,
+    /// Its tunnel peers, sorted by domain.
+    pub peers: Vec<TunnelPeer>,
+    /// The other domains.
+    pub domains: Vec<RemoteDomain>,
+    /// What was wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Topology {
+    /// What `view` means for a node.
+    #[must_use]
+    pub fn of(view: &View, local: &Local<'_>) -> Self {
+        let Some((name, domain, member)) = view.member(local.node) else {
+            return Self::outside(local.node);
+        };
+        let mut topology = Self {
+            domain: Some(name.clone()),
+            mesh: local.mesh,
+            underlay: Some(member.underlay),
+            mac: Some(member.mac),
+            own_overlay: local.identity.own_address(member.underlay),
+            own: member.subnets.to_vec(),
+            ..Self::default()
+        };
+        topology.place(domain, member, local);
+        let links = Links::of(view, name, local.nat_traversal);
+        topology.connect(view, name, domain, &links, local);
+        topology
+    }
+
+    fn outside(node: &NodeName) -> Self {
+        let problem = Problem::new(
+            format!("node {node}"),
+            "is a member of no Gateway, so no traffic of it is steered",
+            "label the node raven.openyurt.io/gateway=<gateway>, or correct --node-name",
+        );
+        Self { problems: vec![problem], ..Self::default() }
+    }
+
+    /// Finds the node's role and the VTEPs that it needs.
+    fn place(&mut self, domain: &Domain, member: &Member, local: &Local<'_>) {
+        let gateway = domain.gateway();
+        self.gateway = gateway.map(|gateway| gateway.node.clone());
+        if gateway.is_some_and(|gateway| &gateway.node == local.node) {
+            self.role = Role::Gateway;
+            self.listen = gateway.and_then(|gateway| gateway.listen);
+            self.extra.clone_from(&domain.extra);
+        } else {
+            self.role = Role::Member;
+        }
+        let all = self.role == Role::Gateway || self.mesh;
+        let mut taken: BTreeSet<Ipv4Addr> = self.own_overlay.into_iter().collect();
+        for other in domain.members.iter().filter(|other| other.node != member.node) {
+            self.members.push(other.underlay);
+            if !all && self.gateway.as_ref() != Some(&other.node) {
+                continue;
+            }
+            if other.underlay.is_ipv4() != member.underlay.is_ipv4() {
+                self.problems.push(Problem::new(
+                    format!("node {}", other.node),
+                    format!("its address {} is of another family than this node's {}", other.underlay, member.underlay),
+                    "give all members of a domain a privateIP of one family",
+                ));
+                continue;
+            }
+            self.vteps.push(Vtep {
+                node: other.node.clone(),
+                mac: other.mac,
+                underlay: other.underlay,
+                next_hop: local.identity.next_hop(other.mac, other.underlay, &mut taken),
+                subnets: other.subnets.clone(),
+            });
+        }
+        self.members.sort();
+    }
+
+    /// Finds how each other domain is reached.
+    fn connect(&mut self, view: &View, name: &DomainName, domain: &Domain, links: &Links<'_>, local: &Local<'_>) {
+        if domain.gateways.is_empty() && view.domains.len() > 1 {
+            self.problems.push(Problem::new(
+                format!("Gateway {name}"),
+                "has no active tunnel endpoint, so no other domain is reached",
+                "add an endpoint of type tunnel, or wait for the election",
+            ));
+        }
+        let protected = Protected::of(view, domain, local);
+        for (other_name, other) in view.domains.iter().filter(|(other, _)| *other != name) {
+            let link = links.to(other_name);
+            let path = match self.role {
+                Role::Gateway if link.is_up() => Path::Tunnel,
+                Role::Member if self.vteps.iter().any(|vtep| Some(&vtep.node) == self.gateway.as_ref()) => {
+                    Path::Overlay
+                }
+                _ => Path::None,
+            };
+            let mut allowed = Vec::new();
+            for prefix in other.prefixes() {
+                match protected.inside(&prefix) {
+                    Some((what, remedy)) => {
+                        let object = format!("Gateway {other_name}, subnet {prefix}");
+                        self.problems.push(Problem::new(object, what, remedy));
+                    }
+                    None => allowed.push(prefix),
+                }
+            }
+            self.remotes.extend(allowed.iter().map(|prefix| (*prefix, path)));
+            if self.role == Role::Gateway {
+                self.add_peer(other_name, other, link, allowed, links);
+            }
+            self.domains.push(RemoteDomain {
+                name: other_name.clone(),
+                path,
+                gateway: other.gateway().map(|gateway| gateway.node.clone()),
+                relay: link.relay().cloned(),
+            });
+        }
+        self.remotes.sort_by_key(|(prefix, _)| *prefix);
+        for peer in &mut self.peers {
+            peer.allowed.sort();
+        }
+        self.peers.sort_by(|left, right| left.domain.cmp(&right.domain));
+    }
+
+    /// Adds what leads to a remote domain: a peer of its own, or more allowed IPs at the relay's.
+    fn add_peer(
+        &mut self,
+        name: &DomainName,
+        domain: &Domain,
+        link: links::Link<'_>,
+        allowed: Vec<Prefix>,
+        links: &Links<'_>,
+    ) {
+        match link {
+            links::Link::Direct { endpoint, keepalive } => {
+                let Some((gateway, key)) = usable(domain) else { return };
+                let peer = self.peer(name, gateway, key);
+                peer.endpoint = endpoint;
+                peer.keepalive = keepalive;
+                peer.allowed.extend(allowed);
+            }
+            links::Link::Relayed { by, gateway, key } => {
+                self.peer(by, gateway, key).allowed.extend(allowed);
+            }
+            links::Link::Down(why) => {
+                let (what, remedy) = links.explain(why);
+                self.problems.push(Problem::new(format!("Gateway {name}"), what, remedy));
+            }
+        }
+    }
+
+    fn peer(&mut self, domain: &DomainName, gateway: &GatewayNode, key: PublicKey) -> &mut TunnelPeer {
+        let at = match self.peers.iter().position(|peer| &peer.domain == domain) {
+            Some(at) => at,
+            None => {
+                self.peers.push(TunnelPeer {
+                    domain: domain.clone(),
+                    node: gateway.node.clone(),
+                    key,
+                    endpoint: None,
+                    keepalive: 0,
+                    allowed: Vec::new(),
+                });
+                self.peers.len() - 1
+            }
+        };
+        self.peers.get_mut(at).expect("just found or pushed")
+    }
+}
+
+/// The gateway node of a domain, if a tunnel can lead to it.
+fn usable(domain: &Domain) -> Option<(&GatewayNode, PublicKey)> {
+    let gateway = domain.gateway()?;
+    Some((gateway, gateway.key?))
+}
+
+/// Addresses that no remote prefix may hold: the node would cut itself off.
+struct Protected(BTreeMap<IpAddr, &'static str>);
+
+impl Protected {
+    fn of(view: &View, domain: &Domain, local: &Local<'_>) -> Self {
+        let mut addresses = BTreeMap::new();
+        for gateway in view.domains.values().flat_map(|domain| &domain.gateways) {
+            addresses.extend(gateway.address.map(|address| (address, "the tunnel endpoint")));
+        }
+        addresses.extend(local.api_servers.iter().map(|address| (*address, "the API server")));
+        addresses.extend(local.addresses.iter().map(|address| (*address, "this node's address")));
+        addresses.extend(domain.members.iter().map(|member| (member.underlay, "the underlay address of a member,")));
+        Self(addresses)
+    }
+
+    fn inside(&self, prefix: &Prefix) -> Option<(String, &'static str)> {
+        let (address, what) = self.0.range(prefix.first()..=prefix.last()).next()?;
+        Some((
+            format!("holds {what} {address}: steering it would cut the node off; refused"),
+            "use pod CIDRs apart from the networks of the nodes",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;

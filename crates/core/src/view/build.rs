@@ -1,0 +1,449 @@
+//! From Gateway objects to the view: parses, checks, and says what it left out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Domain, GatewayNode, Member, Settings, View};
+use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, NodeInfo, PUBLIC_KEY, TUNNEL};
+use crate::mac::Mac;
+use crate::name::{DomainName, NodeName};
+use crate::nat::NatType;
+use crate::object::TUNNEL_PORT;
+use crate::prefix::{DisjointPrefixes, Family, Prefix, RESERVED, is_host_address};
+use crate::problem::Problem;
+
+/// A member as its Gateway gives it, prefixes not yet compared with others'.
+struct Candidate {
+    node: NodeName,
+    underlay: IpAddr,
+    mac: Mac,
+    subnets: Vec<Prefix>,
+}
+
+/// A Gateway, parsed.
+struct Parsed<'a> {
+    name: DomainName,
+    created: &'a str,
+    members: Vec<Candidate>,
+    gateways: Vec<GatewayNode>,
+    extra: Vec<Prefix>,
+}
+
+pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<&View>) -> View {
+    let mut problems = Vec::new();
+    let mut parsed: BTreeMap<DomainName, Parsed<'_>> = BTreeMap::new();
+    for gateway in gateways {
+        let object = format!("Gateway {}", gateway.metadata.name);
+        let name: DomainName = match gateway.metadata.name.parse() {
+            Ok(name) => name,
+            Err(error) => {
+                problems.push(Problem::new(object, error.to_string(), "correct metadata.name"));
+                continue;
+            }
+        };
+        if parsed.contains_key(&name) {
+            problems.push(Problem::new(object, "given twice, the first is used", "remove one"));
+            continue;
+        }
+        parsed.insert(name.clone(), parse(name, gateway, settings, &mut problems));
+    }
+    one_domain_a_node(&mut parsed, previous, &mut problems);
+    let domains = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    problems.sort();
+    problems.dedup();
+    View { domains, problems }
+}
+
+fn parse<'a>(name: DomainName, gateway: &'a Gateway, settings: &Settings, problems: &mut Vec<Problem>) -> Parsed<'a> {
+    let status = gateway.status.as_ref();
+    let object = format!("Gateway {name}");
+    if status.is_none() {
+        problems.push(Problem::new(
+            &object,
+            "has no status, so no members",
+            "wait for the controller, or write status.nodes and status.activeEndpoints",
+        ));
+    }
+    let nodes = status.map(|status| status.nodes.as_slice()).unwrap_or_default();
+    let members = parse_members(&object, nodes, settings, problems);
+    let active = status.map(|status| status.active_endpoints.as_slice()).unwrap_or_default();
+    let gateways = parse_gateways(&object, active, &members, problems);
+    let extra = match gateway.metadata.annotations.get(EXTRA_CIDRS) {
+        Some(list) => parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems),
+        None => Vec::new(),
+    };
+    Parsed { name, created: &gateway.metadata.creation_timestamp, members, gateways, extra }
+}
+
+fn parse_members(
+    object: &str,
+    nodes: &[NodeInfo],
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Vec<Candidate> {
+    let mut members: Vec<Candidate> = Vec::with_capacity(nodes.len());
+    for info in nodes {
+        let object = format!("{object}, node {}", info.node_name);
+        let node: NodeName = match info.node_name.parse() {
+            Ok(node) => node,
+            Err(error) => {
+                problems.push(Problem::new(object, format!("{error}, left out"), "correct status.nodes[].nodeName"));
+                continue;
+            }
+        };
+        let underlay = match info.private_ip.parse::<IpAddr>() {
+            Ok(address) if is_host_address(address) => address,
+            _ => {
+                let what = format!("privateIP {:?} is no address of a host, the node is left out", info.private_ip);
+                problems.push(Problem::new(object, what, "correct status.nodes[].privateIP"));
+                continue;
+            }
+        };
+        if info.subnets.is_empty() {
+            problems.push(Problem::new(
+                &object,
+                "has no subnets, so none of its pods is reached",
+                "give the node a podCIDR",
+            ));
+        }
+        let mut subnets = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
+        if settings.forward_node_ip {
+            subnets.push(Prefix::host(underlay));
+        }
+        subnets.sort();
+        let mac = settings.identity.mac(&settings.cluster, &node, underlay);
+        members.push(Candidate { node, underlay, mac, subnets });
+    }
+    members.sort_by(|left, right| left.node.cmp(&right.node));
+    unique_members(object, &mut members, problems);
+    members
+}
+
+/// Leaves out who shares a name, an address or a MAC with one before it by name: the same on every node.
+fn unique_members(object: &str, members: &mut Vec<Candidate>, problems: &mut Vec<Problem>) {
+    let mut last: Option<NodeName> = None;
+    let mut addresses: BTreeMap<IpAddr, NodeName> = BTreeMap::new();
+    let mut macs: BTreeMap<Mac, NodeName> = BTreeMap::new();
+    members.retain(|member| {
+        let object = || format!("{object}, node {}", member.node);
+        if last.as_ref() == Some(&member.node) {
+            problems.push(Problem::new(object(), "given twice, the first is used", "remove one from status.nodes"));
+            return false;
+        }
+        last = Some(member.node.clone());
+        if let Some(other) = addresses.get(&member.underlay) {
+            let what = format!("has the address {} of node {other}, and is left out", member.underlay);
+            problems.push(Problem::new(object(), what, "give each node of a domain an address of its own"));
+            return false;
+        }
+        if let Some(other) = macs.get(&member.mac) {
+            let what = format!("has the VTEP MAC {} of node {other}, and is left out", member.mac);
+            problems.push(Problem::new(object(), what, "rename one of the nodes, or leave --vtep-identity=node-ip"));
+            return false;
+        }
+        addresses.insert(member.underlay, member.node.clone());
+        macs.insert(member.mac, member.node.clone());
+        true
+    });
+}
+
+fn parse_prefixes<'a>(
+    object: &str,
+    texts: impl Iterator<Item = &'a str>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Prefix> {
+    let mut prefixes = BTreeSet::new();
+    for text in texts {
+        match text.parse::<Prefix>() {
+            Ok(prefix) => {
+                prefixes.insert(prefix);
+            }
+            Err(error) => {
+                let what = format!("{error}, left out");
+                problems.push(Problem::new(object, what, "correct it; the other prefixes are used"));
+            }
+        }
+    }
+    prefixes.into_iter().collect()
+}
+
+fn parse_gateways(
+    object: &str,
+    active: &[Endpoint],
+    members: &[Candidate],
+    problems: &mut Vec<Problem>,
+) -> Vec<GatewayNode> {
+    let mut gateways: Vec<GatewayNode> = Vec::new();
+    let mut taken: BTreeMap<std::net::SocketAddr, NodeName> = BTreeMap::new();
+    for endpoint in active.iter().filter(|endpoint| endpoint.kind == TUNNEL) {
+        let object = format!("{object}, endpoint {}", endpoint.node_name);
+        let mut refuse = |what: String, remedy: &str| problems.push(Problem::new(&object, what, remedy));
+        if endpoint.config.get(ENABLE_L3).is_some_and(|value| value == "false") {
+            continue;
+        }
+        let member = members.iter().find(|member| member.node.as_str() == endpoint.node_name);
+        let Some(member) = member else {
+            refuse(
+                "its node is no member of the domain, the endpoint is left out".to_owned(),
+                "label the node raven.openyurt.io/gateway=<gateway>, or name another",
+            );
+            continue;
+        };
+        if gateways.iter().any(|other| other.node == member.node) {
+            refuse("given twice, the first is used".to_owned(), "remove one from status.activeEndpoints");
+            continue;
+        }
+        let gateway = match parse_gateway(endpoint, member, &mut refuse) {
+            Ok(gateway) => gateway,
+            Err((what, remedy)) => {
+                refuse(what, remedy);
+                continue;
+            }
+        };
+        if let Some(socket) = gateway.socket()
+            && let Some(other) = taken.insert(socket, gateway.node.clone())
+        {
+            refuse(
+                format!("shares {socket} with endpoint {other}: packets for one reach the other"),
+                "give each its own publicIP or publicPort",
+            );
+        }
+        gateways.push(gateway);
+    }
+    gateways
+}
+
+fn parse_gateway(
+    endpoint: &Endpoint,
+    member: &Candidate,
+    report: &mut impl FnMut(String, &str),
+) -> Result<GatewayNode, (String, &'static str)> {
+    let port = |value: Option<i64>, field| match value {
+        None | Some(0) => Ok(None),
+        Some(value) => u16::try_from(value)
+            .map(Some)
+            .map_err(|_| (format!("{field} {value} is no UDP port, the endpoint is left out"), "use 1 to 65535")),
+    };
+    let listen = port(endpoint.port, "port")?;
+    let mapped = port(endpoint.public_port, "publicPort")?;
+    let address = match endpoint.public_ip.as_str() {
+        "" if endpoint.under_nat => None,
+        "" => Some(member.underlay),
+        text => match text.parse::<IpAddr>() {
+            Ok(address) if is_host_address(address) => Some(address),
+            _ => {
+                let what = format!("publicIP {text:?} is no address of a host, the endpoint is left out");
+                return Err((what, "correct publicIP"));
+            }
+        },
+    };
+    let nat_type = endpoint.nat_type.parse::<NatType>().unwrap_or_else(|error| {
+        report(format!("{error}, taken as Undefined"), "use one of the five names of the Gateway resource");
+        NatType::Undefined
+    });
+    let key = match endpoint.config.get(PUBLIC_KEY).map(|text| text.parse()) {
+        Some(Ok(key)) => Some(key),
+        Some(Err(error)) => {
+            report(format!("{error}; no tunnel leads to it"), "set config.publicKey to what `corax key` prints there");
+            None
+        }
+        None => {
+            report(
+                "has no config.publicKey; no tunnel leads to it".to_owned(),
+                "set it to what `corax key` prints on that node",
+            );
+            None
+        }
+    };
+    Ok(GatewayNode {
+        node: member.node.clone(),
+        address,
+        port: mapped.or(listen).unwrap_or(TUNNEL_PORT),
+        // Behind a NAT, `port` is the NAT's; the node's own is the default or its flag's.
+        listen: if endpoint.under_nat { None } else { listen },
+        under_nat: endpoint.under_nat,
+        nat_type,
+        key,
+    })
+}
+
+/// A node that two Gateways claim stays where it was, else goes to the first by name.
+fn one_domain_a_node(
+    parsed: &mut BTreeMap<DomainName, Parsed<'_>>,
+    previous: Option<&View>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut homes: BTreeMap<NodeName, DomainName> = BTreeMap::new();
+    let mut shared: BTreeSet<NodeName> = BTreeSet::new();
+    for (name, gateway) in parsed.iter() {
+        for member in &gateway.members {
+            let incumbent = previous
+                .and_then(|view| view.domains.get(name))
+                .is_some_and(|domain| domain.member(&member.node).is_some());
+            match homes.get(&member.node) {
+                None => {
+                    homes.insert(member.node.clone(), name.clone());
+                }
+                Some(_) => {
+                    shared.insert(member.node.clone());
+                    if incumbent {
+                        homes.insert(member.node.clone(), name.clone());
+                    }
+                }
+            }
+        }
+    }
+    if shared.is_empty() {
+        return;
+    }
+    for (name, gateway) in parsed.iter_mut() {
+        gateway.members.retain(|member| {
+            let home = homes.get(&member.node).expect("every member has a home");
+            if home != name {
+                let object = format!("Gateway {name}, node {}", member.node);
+                let what = format!("is a member of Gateway {home} too, and left out here");
+                problems.push(Problem::new(object, what, "let one Gateway have it"));
+            }
+            home == name
+        });
+        gateway.gateways.retain(|endpoint| homes.get(&endpoint.node) == Some(name));
+    }
+}
+
+fn assemble(
+    mut parsed: Vec<Parsed<'_>>,
+    settings: &Settings,
+    previous: Option<&View>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<DomainName, Domain> {
+    // The older Gateway first. One without a date, of a manifest, comes last, as it may be the newest.
+    parsed.sort_by(|left, right| {
+        let age = |parsed: &Parsed<'_>| (parsed.created.is_empty(), parsed.created.to_owned(), parsed.name.clone());
+        age(left).cmp(&age(right))
+    });
+    let mut claims = Claims { taken: DisjointPrefixes::new(), settings, problems };
+    if let Some(previous) = previous {
+        for gateway in &parsed {
+            claims.incumbents(gateway, previous);
+        }
+    }
+    let mut domains = BTreeMap::new();
+    for gateway in parsed {
+        let Parsed { name, members, gateways, extra, .. } = gateway;
+        let mut kept = Vec::with_capacity(members.len());
+        for member in members {
+            let subnets = claims.member(&name, &member.node, &member.subnets, previous);
+            kept.push(Member {
+                node: member.node,
+                underlay: member.underlay,
+                mac: member.mac,
+                subnets: subnets.into(),
+            });
+        }
+        let extra = match gateways.first() {
+            Some(active) => claims.list(&name, &active.node, &extra).0,
+            None => Vec::new(),
+        };
+        domains.insert(name, Domain { members: kept, gateways, extra });
+    }
+    domains
+}
+
+/// Who has which prefix.
+struct Claims<'a> {
+    taken: DisjointPrefixes<(DomainName, NodeName)>,
+    settings: &'a Settings,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Claims<'_> {
+    /// Claims what a Gateway's members had before and still ask for.
+    fn incumbents(&mut self, gateway: &Parsed<'_>, previous: &View) {
+        let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra));
+        let asked = gateway.members.iter().map(|member| (&member.node, &member.subnets)).chain(active);
+        for (node, prefixes) in asked {
+            for prefix in prefixes {
+                if previous.holds(&gateway.name, node, prefix) && self.unfit(prefix).is_none() {
+                    let _ = self.taken.insert(*prefix, (gateway.name.clone(), node.clone()));
+                }
+            }
+        }
+    }
+
+    /// The prefixes that a member gets: those it asks for, and where one of them is another's, its old ones as well.
+    fn member(
+        &mut self,
+        domain: &DomainName,
+        node: &NodeName,
+        asked: &[Prefix],
+        previous: Option<&View>,
+    ) -> Vec<Prefix> {
+        let (mut got, refused) = self.list(domain, node, asked);
+        if refused && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node)) {
+            for prefix in &old.subnets {
+                if !got.contains(prefix) && self.claim(domain, node, *prefix).is_ok() {
+                    got.push(*prefix);
+                }
+            }
+            got.sort();
+        }
+        got
+    }
+
+    /// Claims each prefix; gives those that were free, and whether one was somebody else's.
+    fn list(&mut self, domain: &DomainName, node: &NodeName, asked: &[Prefix]) -> (Vec<Prefix>, bool) {
+        let mut got = Vec::with_capacity(asked.len());
+        let mut refused = false;
+        for prefix in asked {
+            let object = || format!("Gateway {domain}, node {node}, subnet {prefix}");
+            if let Some((what, remedy)) = self.unfit(prefix) {
+                self.problems.push(Problem::new(object(), what, remedy));
+                continue;
+            }
+            match self.claim(domain, node, *prefix) {
+                Ok(()) => got.push(*prefix),
+                Err(what) => {
+                    self.problems.push(Problem::new(object(), what, "give every node a pod CIDR of its own"));
+                    refused = true;
+                }
+            }
+        }
+        (got, refused)
+    }
+
+    fn claim(&mut self, domain: &DomainName, node: &NodeName, prefix: Prefix) -> Result<(), String> {
+        match self.taken.insert(prefix, (domain.clone(), node.clone())) {
+            Ok(()) => Ok(()),
+            Err((held, (by, at))) if held == prefix && by == domain && at == node => Ok(()),
+            Err((held, (by, at))) => {
+                Err(format!("overlaps {held} of node {at} of Gateway {by}, refused; what was before stays"))
+            }
+        }
+    }
+
+    /// Why no domain may have a prefix.
+    fn unfit(&self, prefix: &Prefix) -> Option<(String, &'static str)> {
+        let reserved = Prefix::new(IpAddr::V4(RESERVED), 4);
+        if prefix.length() == 0 {
+            return Some(("covers every address, refused".to_owned(), "name the pods' networks"));
+        }
+        if reserved.overlaps(prefix) {
+            return Some((format!("lies in {reserved}, refused"), "use a network for hosts"));
+        }
+        let never = match prefix.family() {
+            Family::V4 => ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4"].as_slice(),
+            Family::V6 => ["::1/128", "fe80::/10", "ff00::/8"].as_slice(),
+        };
+        let never = never.iter().map(|text| text.parse::<Prefix>().expect("well-formed"));
+        for special in never {
+            if special.overlaps(prefix) {
+                return Some((format!("overlaps {special}, refused"), "use a network for hosts"));
+            }
+        }
+        if let Some(service) = self.settings.service_cidrs.iter().find(|service| service.overlaps(prefix)) {
+            return Some((format!("overlaps the Service CIDR {service}, refused"), "use another pod CIDR"));
+        }
+        let server = self.settings.api_servers.iter().find(|server| prefix.contains(**server));
+        server.map(|server| (format!("holds the API server {server}, refused"), "use another pod CIDR"))
+    }
+}
