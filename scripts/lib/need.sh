@@ -31,7 +31,7 @@ install_packages() {
 
 # need_root: namespaces, devices and rules are root's.
 need_root() {
-    [[ $(id -u) == 0 ]] || die "needs root: sudo ${0##*/} ${*}"
+    [[ $(id -u) == 0 ]] || die "needs root: sudo $0"
 }
 
 # need_cargo: the Rust toolchain.

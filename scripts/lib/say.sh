@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What scripts say to a person: steps, marks, errors. Colours only on a terminal.
 
+# shellcheck disable=SC2034  # not every script uses every colour
 if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]] || [[ -n ${CORAX_COLOUR:-} ]]; then
     bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' yellow=$'\e[33m' plain=$'\e[0m'
 else

@@ -12,7 +12,6 @@
 # site and box have the same addresses, and reach each other by relay only: both NATs are symmetric to Corax.
 
 nodes=(cloud-1 cloud-2 cloud-3 site-1 site-2 box-1)
-gateways=(cloud-1 site-1 box-1)
 
 declare -A address=(
     [cloud-1]=172.16.0.11 [cloud-2]=172.16.0.12 [cloud-3]=172.16.0.13
