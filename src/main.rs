@@ -1,2 +1,18 @@
-//! The network agent.
-fn main() {}
+//! Corax, the network agent for the edge: joins the isolated networks of one Kubernetes cluster.
+
+use clap::Parser;
+
+mod admin;
+mod agent;
+mod cli;
+mod command;
+mod config;
+mod kernel;
+mod metrics;
+mod source;
+mod state;
+mod wireguard;
+
+fn main() -> std::process::ExitCode {
+    cli::Cli::parse_as_called().run()
+}
