@@ -56,14 +56,16 @@ impl Agent {
 pub fn ask(space: &Space, path: &str) -> Result<(u16, String), String> {
     space.enter(|| {
         let limit = Duration::from_secs(5);
-        let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], 10265).into(), limit).map_err(|e| e.to_string())?;
+        let mut stream =
+            TcpStream::connect_timeout(&([127, 0, 0, 1], 10265).into(), limit).map_err(|e| e.to_string())?;
         stream.set_read_timeout(Some(limit)).map_err(|e| e.to_string())?;
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
         let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP")?;
-        let code = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).ok_or("no HTTP status")?;
+        let code =
+            head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).ok_or("no HTTP status")?;
         Ok((code, body.to_owned()))
     })
 }
@@ -109,7 +111,8 @@ pub fn metrics(space: &Space) -> BTreeMap<String, f64> {
 pub fn metric(space: &Space, name: &str, labels: &[&str]) -> f64 {
     let all = metrics(space);
     let matching = all.iter().filter(|(key, _)| {
-        (key.as_str() == name || key.starts_with(&format!("{name}{{"))) && labels.iter().all(|label| key.contains(label))
+        (key.as_str() == name || key.starts_with(&format!("{name}{{")))
+            && labels.iter().all(|label| key.contains(label))
     });
     matching.map(|(_, value)| value).sum()
 }

@@ -19,7 +19,23 @@ impl Capture {
     pub fn start(space: &Space, device: &str, direction: &str, filter: &str, directory: &Path) -> Self {
         let file = directory.join(format!("{}-{device}.pcap", space.name));
         let name = file.display().to_string();
-        let words = ["tcpdump", "-n", "-i", device, "-Q", direction, "-U", "--immediate-mode", "-Z", "root", "-s", "0", "-w", &name, filter];
+        let words = [
+            "tcpdump",
+            "-n",
+            "-i",
+            device,
+            "-Q",
+            direction,
+            "-U",
+            "--immediate-mode",
+            "-Z",
+            "root",
+            "-s",
+            "0",
+            "-w",
+            &name,
+            filter,
+        ];
         let mut tcpdump = space.spawn(&words, |command| {
             command.stderr(Stdio::piped());
         });
@@ -49,7 +65,8 @@ impl Capture {
 
 fn read(file: &Path, filter: &str) -> Vec<String> {
     let output = Command::new("tcpdump").args(["-n", "-r"]).arg(file).arg(filter).output();
-    let output = output.unwrap_or_else(|error| panic!("cannot run tcpdump: apt-get install tcpdump: {error}"));
+    let output =
+        output.unwrap_or_else(|error| panic!("cannot run tcpdump: apt-get install tcpdump: {error}"));
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().map(ToOwned::to_owned).collect()
 }

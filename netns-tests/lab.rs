@@ -106,7 +106,16 @@ impl Node {
 
     /// As [`Node::side4`].
     pub fn side6(&self) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, self.network.into(), self.number.into(), 0xffff, 0xffff, 0xffff, 0xffff))
+        IpAddr::V6(Ipv6Addr::new(
+            0xfd00,
+            0x10,
+            self.network.into(),
+            self.number.into(),
+            0xffff,
+            0xffff,
+            0xffff,
+            0xffff,
+        ))
     }
 
     fn mac(&self) -> String {
@@ -172,6 +181,13 @@ impl Lab {
         }
     }
 
+    /// Starts agents on some nodes; waits for none.
+    pub fn start_agents_of(&mut self, names: &[&str]) {
+        for name in names {
+            self.start_agent(name, &[]);
+        }
+    }
+
     /// Starts the agent of a node with further options.
     pub fn start_agent(&mut self, name: &str, options: &[&str]) {
         self.start_agent_from(name, &self.source(), options);
@@ -184,7 +200,9 @@ impl Lab {
         if node.mesh {
             all.push("--mesh".to_owned());
         }
-        all.extend(["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd00:10:96::/112"].map(str::to_owned));
+        all.extend(
+            ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd00:10:96::/112"].map(str::to_owned),
+        );
         let agent = Agent::start(&node.space, name, source, &self.log(name), &all);
         self.agents.insert(name.to_owned(), agent);
     }
@@ -287,8 +305,10 @@ impl Lab {
 
     /// The address by which the internet knows a domain's gateway.
     pub fn public(&self, domain: &str) -> IpAddr {
-        let (network, plan) =
-            (0..).zip(&self.plans).find(|(_, plan)| plan.name == domain).unwrap_or_else(|| panic!("no domain {domain}"));
+        let (network, plan) = (0..)
+            .zip(&self.plans)
+            .find(|(_, plan)| plan.name == domain)
+            .unwrap_or_else(|| panic!("no domain {domain}"));
         if plan.ipv6 {
             return self.node(&format!("{domain}-1")).address;
         }
@@ -450,7 +470,11 @@ fn masquerade(node: &Node, plan: &Plan) {
 /// A CNI's route to another node of the domain. IPv6 pods over IPv4 nodes: by link-local addresses.
 fn route_between(node: &Node, other: &Node) {
     let side = node.pods6().replace("::/64", "::1");
-    let via4 = if other.address.is_ipv4() { format!("via {}", other.address) } else { format!("via inet6 {} dev eth0", other.link_local()) };
+    let via4 = if other.address.is_ipv4() {
+        format!("via {}", other.address)
+    } else {
+        format!("via inet6 {} dev eth0", other.link_local())
+    };
     node.space.ip(&format!(
         "route add {} {via4}
          route add {} via {} dev eth0 src {side}",

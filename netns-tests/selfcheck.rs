@@ -28,6 +28,10 @@ fn whoever_is_orphaned_inside_is_buried() {
     space.sh("setsid sleep 0.05 & disown");
     crate::await_::eventually("no zombie", Duration::from_secs(5), || {
         let left = space.run("ps -e -o stat=,args=");
-        if left.lines().any(|line| line.contains("sleep") || line.contains("defunct")) { Err(left) } else { Ok(()) }
+        if left.lines().any(|line| line.contains("sleep") || line.contains("defunct")) {
+            Err(left)
+        } else {
+            Ok(())
+        }
     });
 }

@@ -57,7 +57,16 @@ impl Space {
     /// Makes one.
     pub fn new(name: &str) -> Self {
         let mut holder = Command::new("unshare")
-            .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
+            .args([
+                "--net",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--propagation",
+                "private",
+            ])
             .args(["bash", "-c", HOLDER])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -157,7 +166,13 @@ impl Space {
         let why = String::from_utf8_lossy(&output.stderr);
         present(words, &why);
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{}: `{}`: {}\n{text}{why}", self.name, words.join(" "), output.status);
+        assert!(
+            output.status.success(),
+            "{}: `{}`: {}\n{text}{why}",
+            self.name,
+            words.join(" "),
+            output.status
+        );
         text.into_owned()
     }
 
@@ -169,7 +184,8 @@ impl Space {
         if text.trim().is_empty() {
             return Value::Array(Vec::new());
         }
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: `{line}` printed no JSON: {error}\n{text}", self.name))
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| panic!("{}: `{line}` printed no JSON: {error}\n{text}", self.name))
     }
 
     /// Sets a sysctl below `net`.

@@ -54,7 +54,8 @@ impl Drop for Server {
 
 fn only_own_family(address: SocketAddr) -> nix::Result<TcpListener> {
     use nix::sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+        sockopt,
     };
     use std::os::fd::AsRawFd;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -71,7 +72,9 @@ fn only_own_family(address: SocketAddr) -> nix::Result<TcpListener> {
 }
 
 fn bind_udp(address: IpAddr) -> UdpSocket {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt};
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    };
     use std::os::fd::AsRawFd;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
@@ -206,7 +209,13 @@ impl Flow {
         let name = self.name.clone();
         let count = self.stop();
         assert!(count.sent > 0, "{name}: nothing was sent");
-        assert!(count.lost.is_empty(), "{name}: {} of {} lost: {:?}", count.lost.len(), count.sent, count.lost);
+        assert!(
+            count.lost.is_empty(),
+            "{name}: {} of {} lost: {:?}",
+            count.lost.len(),
+            count.sent,
+            count.lost
+        );
     }
 }
 
