@@ -1,4 +1,16 @@
-//! The network agent.
-#[allow(dead_code, unused_imports)]
+//! Corax, the network agent for the edge: joins the isolated networks of one Kubernetes cluster.
+
+mod admin;
+mod agent;
+mod cli;
+mod command;
+mod config;
 mod kernel;
-fn main() {}
+mod metrics;
+mod source;
+mod state;
+mod wireguard;
+
+fn main() -> std::process::ExitCode {
+    cli::Cli::parse_as_called().run()
+}

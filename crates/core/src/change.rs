@@ -8,8 +8,8 @@ use crate::key::{PresharedKey, PublicKey};
 use crate::mac::Mac;
 use crate::nft::Ruleset;
 use crate::object::{
-    ALIAS, Action, Address, Device, Link, LinkKind, NexthopId, PROTOCOL, Route, RouteKey, Rule, Scope, Set, Sysctl,
-    TWIN_METRIC, Table, Tunnel, Via, path_metric,
+    ALIAS, Action, Address, Device, Link, LinkKind, NexthopId, PROTOCOL, Route, RouteKey, Rule, Scope, Set,
+    Sysctl, TWIN_METRIC, Table, Tunnel, Via, path_metric,
 };
 use crate::observed::Backend;
 use crate::prefix::{Family, Prefix};
@@ -177,7 +177,9 @@ impl fmt::Display for Change {
             Self::PutFdb(mac, to) => {
                 write!(out, "bridge fdb replace {mac} dev {} dst {to} self permanent", Device::Overlay)
             }
-            Self::DeleteFdb(mac, to) => write!(out, "bridge fdb del {mac} dev {} dst {to} self", Device::Overlay),
+            Self::DeleteFdb(mac, to) => {
+                write!(out, "bridge fdb del {mac} dev {} dst {to} self", Device::Overlay)
+            }
             Self::PutNeighbour(address, mac) => write!(
                 out,
                 "ip neigh replace {address} lladdr {mac} dev {} nud permanent protocol {PROTOCOL}",
@@ -193,7 +195,13 @@ impl fmt::Display for Change {
             Self::DeleteNexthop(id) => write!(out, "ip nexthop del id {}", id.0),
             Self::PutRoute(key, route) => put_route(out, key, route),
             Self::DeleteRoute(RouteKey { table, prefix, metric }) => {
-                write!(out, "ip{} route del {prefix} table {}{}", six(prefix.family()), table.number(), Metric(prefix.family(), *metric))
+                write!(
+                    out,
+                    "ip{} route del {prefix} table {}{}",
+                    six(prefix.family()),
+                    table.number(),
+                    Metric(prefix.family(), *metric)
+                )
             }
             Self::PutRule(rule) => put_rule(out, "add", rule),
             Self::DeleteRule(rule) => put_rule(out, "del", rule),
@@ -320,7 +328,12 @@ fn set_tunnel(out: &mut fmt::Formatter<'_>, device: Device, update: &TunnelUpdat
     Ok(())
 }
 
-fn set_peer(out: &mut fmt::Formatter<'_>, device: Device, key: &PublicKey, update: &PeerUpdate) -> fmt::Result {
+fn set_peer(
+    out: &mut fmt::Formatter<'_>,
+    device: Device,
+    key: &PublicKey,
+    update: &PeerUpdate,
+) -> fmt::Result {
     write!(out, "wg set {device} peer {key}")?;
     if update.preshared.is_some() {
         out.write_str(" preshared-key (hidden)")?;
@@ -355,7 +368,9 @@ pub(crate) fn write_elements(out: &mut dyn fmt::Write, elements: &[(Set, Prefix)
 /// Whether a route is the twin that keeps a remote prefix from falling through to the main table.
 #[must_use]
 pub const fn is_twin(key: &RouteKey, route: &Route) -> bool {
-    key.metric == TWIN_METRIC && matches!(key.table, Table::Remote | Table::Tunnel) && matches!(route.via, Via::Unreachable)
+    key.metric == TWIN_METRIC
+        && matches!(key.table, Table::Remote | Table::Tunnel)
+        && matches!(route.via, Via::Unreachable)
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use crate::key::{PresharedKey, PublicKey};
 use crate::mac::Mac;
 use crate::nft::Ruleset;
 use crate::object::{
-    Action, Address, Device, FWMARK, Link, LinkKind, NexthopId, Peer, Route, RouteKey, Rule, Scope, Set, SetRole,
-    Sysctl, TUNNEL_PORT, TWIN_METRIC, Table, Tunnel, VNI, VXLAN_AGEING, VXLAN_PORT, Via, Vxlan, path_metric,
+    Action, Address, Device, FWMARK, Link, LinkKind, NexthopId, Peer, Route, RouteKey, Rule, Scope, Set,
+    SetRole, Sysctl, TUNNEL_PORT, TWIN_METRIC, Table, Tunnel, VNI, VXLAN_AGEING, VXLAN_PORT, Via, Vxlan,
+    path_metric,
 };
 use crate::prefix::{Family, Prefix};
 use crate::sorted::Sorted;
@@ -124,7 +125,8 @@ impl<'a> Builder<'a> {
             let domain = topology.vteps.iter().flat_map(|vtep| vtep.subnets.iter());
             topology.own.iter().chain(domain).chain(topology.remotes.iter().map(|(prefix, _)| prefix))
         };
-        let families = Family::ALL.into_iter().filter(|family| prefixes().any(|prefix| prefix.family() == *family));
+        let families =
+            Family::ALL.into_iter().filter(|family| prefixes().any(|prefix| prefix.family() == *family));
         let source = |family: Family| {
             let pods = topology.own.iter().find(|prefix| prefix.family() == family && !prefix.is_host());
             pods.map(Prefix::pod_side)
@@ -207,7 +209,10 @@ impl<'a> Builder<'a> {
                 local: underlay.is_ipv6().then_some(underlay),
             };
             let kind = LinkKind::Vxlan(vxlan);
-            (Device::Overlay, Link { kind, mac: self.topology.mac, mtu: self.overlay_mtu(), up: true, owned: true })
+            (
+                Device::Overlay,
+                Link { kind, mac: self.topology.mac, mtu: self.overlay_mtu(), up: true, owned: true },
+            )
         });
         let tunnel = self.tunnel.then(|| {
             let kind = if self.options.userspace { LinkKind::Tun } else { LinkKind::WireGuard };
@@ -270,11 +275,9 @@ impl<'a> Builder<'a> {
         if !self.overlay() {
             return ids;
         }
-        let gateway = self
-            .topology
-            .vteps
-            .iter()
-            .filter(|vtep| self.topology.role == Role::Member && Some(&vtep.node) == self.topology.gateway.as_ref());
+        let gateway = self.topology.vteps.iter().filter(|vtep| {
+            self.topology.role == Role::Member && Some(&vtep.node) == self.topology.gateway.as_ref()
+        });
         let gateway = gateway.map(|vtep| (PathName::Gateway, vtep));
         let domain = self.topology.vteps.iter().filter(|_| self.by_overlay());
         let domain = domain.map(|vtep| (PathName::Member(vtep.node.as_str()), vtep));
@@ -345,7 +348,14 @@ impl<'a> Builder<'a> {
     fn rules(&self) -> Sorted<Rule, ()> {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
-            let rule = |priority, action| Rule { priority, family, input: None, mark: None, destination: None, action };
+            let rule = |priority, action| Rule {
+                priority,
+                family,
+                input: None,
+                mark: None,
+                destination: None,
+                action,
+            };
             rules.push(Rule { mark: Some(FWMARK), ..rule(99, Action::Main) });
             rules.push(rule(101, Action::Lookup(Table::Remote)));
             if self.topology.mesh {
@@ -388,7 +398,12 @@ impl<'a> Builder<'a> {
         let paths = [self.overlay_mtu()].into_iter().chain(self.tunnel.then(|| self.tunnel_mtu()));
         let mtu = paths.min().unwrap_or(IPV6_MIN_MTU);
         let less = |headers| u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
-        Ruleset { devices: self.devices.clone(), mss4: less(40), mss6: less(60), sources: self.sources.clone() }
+        Ruleset {
+            devices: self.devices.clone(),
+            mss4: less(40),
+            mss6: less(60),
+            sources: self.sources.clone(),
+        }
     }
 
     fn elements(&self) -> Sorted<(Set, Prefix), ()> {
@@ -419,7 +434,8 @@ impl DisjointElements {
     }
 
     fn extend(&mut self, prefixes: impl Iterator<Item = Prefix>) {
-        let mut prefixes: Vec<Prefix> = prefixes.chain(self.0.iter().map(|((_, prefix), ())| *prefix)).collect();
+        let mut prefixes: Vec<Prefix> =
+            prefixes.chain(self.0.iter().map(|((_, prefix), ())| *prefix)).collect();
         prefixes.sort();
         // Sorted, a prefix that covers others stands right before them.
         prefixes.dedup_by(|later, earlier| earlier.covers(later));
@@ -471,13 +487,6 @@ fn next_hop(hop: std::net::Ipv4Addr, mac: Mac, family: Family) -> IpAddr {
         Family::V4 => IpAddr::V4(hop),
         Family::V6 => IpAddr::V6(mac.link_local()),
     }
-}
-
-/// Disjoint prefixes as a plain check for tests.
-#[cfg(test)]
-fn disjoint(prefixes: impl Iterator<Item = Prefix>) -> bool {
-    let mut held = DisjointPrefixes::new();
-    prefixes.into_iter().all(|prefix| held.insert(prefix, ()).is_ok())
 }
 
 #[cfg(test)]

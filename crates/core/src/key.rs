@@ -19,7 +19,9 @@ pub struct PublicKey(pub [u8; 32]);
 
 /// A text that is no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed WireGuard key {0:?}: expected the base64 of 32 bytes, as `corax key` or `wg pubkey` print it")]
+#[error(
+    "malformed WireGuard key {0:?}: expected the base64 of 32 bytes, as `corax key` or `wg pubkey` print it"
+)]
 pub struct KeyError(String);
 
 impl FromStr for PublicKey {

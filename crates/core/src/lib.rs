@@ -25,6 +25,8 @@ pub mod observed;
 pub mod plan;
 pub mod prefix;
 pub mod problem;
+#[cfg(any(test, feature = "sample"))]
+pub mod sample;
 pub mod sorted;
 pub mod topology;
 pub mod view;

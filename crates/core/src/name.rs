@@ -13,7 +13,9 @@ pub enum NameError {
     #[error("an empty name")]
     Empty,
     /// Not a DNS subdomain (RFC 1123), which names of nodes and Gateways are.
-    #[error("{0:?} is no object name: lower-case letters, digits, '-' and '.', at most 253, a letter or digit at both ends")]
+    #[error(
+        "{0:?} is no object name: lower-case letters, digits, '-' and '.', at most 253, a letter or digit at both ends"
+    )]
     Malformed(String),
 }
 

@@ -59,8 +59,8 @@ mod tests {
     #[test]
     fn the_table_of_pairs_is_ravens() {
         // Rows and columns: full, restricted, port restricted, symmetric.
-        let kinds =
-            ["Full cone NAT", "Restricted cone NAT", "Port Restricted cone NAT", "Symmetric NAT"].map(|text| text.parse::<NatType>().unwrap());
+        let kinds = ["Full cone NAT", "Restricted cone NAT", "Port Restricted cone NAT", "Symmetric NAT"]
+            .map(|text| text.parse::<NatType>().unwrap());
         let expected = ["yyyy", "yyyy", "yyyn", "yynn"];
         for (left, row) in kinds.iter().zip(expected) {
             for (right, cell) in kinds.iter().zip(row.chars()) {

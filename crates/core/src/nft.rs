@@ -18,7 +18,10 @@ pub const CHECKSUM_SET: &str = "checksum";
 pub const DROP_COUNTERS: [(&str, &str); 5] = [
     ("vxlan_stranger", "VXLAN packets whose sender is no member of the domain"),
     ("overlay_source", "packets out of the overlay with a source that is not of its side"),
-    ("forward_foreign", "packets from another domain or member that would have left to neither Corax nor own pods"),
+    (
+        "forward_foreign",
+        "packets from another domain or member that would have left to neither Corax nor own pods",
+    ),
     ("plaintext_lock", "packets for another domain that would have left outside the overlay and the tunnels"),
     ("icmp_redirect", "ICMP redirects by Corax's devices"),
 ];
@@ -201,11 +204,13 @@ mod tests {
     fn elements_stand_in_their_own_set() {
         let own = Set { role: SetRole::Own, family: Family::V4 };
         let members = Set { role: SetRole::Members, family: Family::V4 };
-        let elements =
-            [(members, "192.168.1.1".parse().unwrap()), (own, "10.10.4.0/24".parse().unwrap())];
+        let elements = [(members, "192.168.1.1".parse().unwrap()), (own, "10.10.4.0/24".parse().unwrap())];
         let mut text = String::new();
         ruleset().write(&mut text, &elements).unwrap();
-        assert!(text.contains("set own4 { type ipv4_addr; flags interval; elements = { 10.10.4.0/24 }; }"), "{text}");
+        assert!(
+            text.contains("set own4 { type ipv4_addr; flags interval; elements = { 10.10.4.0/24 }; }"),
+            "{text}"
+        );
         assert!(text.contains("set members4 { type ipv4_addr; elements = { 192.168.1.1 }; }"), "{text}");
         assert!(text.contains("set remote4 { type ipv4_addr; flags interval; }"), "{text}");
     }

@@ -210,28 +210,34 @@ fn overlay(desired: &Desired, observed: &Observed, reborn: &BTreeSet<Device>, st
             }
         }
     });
-    merge(desired.neighbours.iter(), observed.neighbours.iter().filter(|_| !fresh), |difference| match difference {
-        Difference::Missing(address, mac) => steps.hops.push(Change::PutNeighbour(*address, *mac)),
-        Difference::Both(address, mac, there) => {
-            if mac != there {
-                steps.hops.push(Change::PutNeighbour(*address, *mac));
+    merge(desired.neighbours.iter(), observed.neighbours.iter().filter(|_| !fresh), |difference| {
+        match difference {
+            Difference::Missing(address, mac) => steps.hops.push(Change::PutNeighbour(*address, *mac)),
+            Difference::Both(address, mac, there) => {
+                if mac != there {
+                    steps.hops.push(Change::PutNeighbour(*address, *mac));
+                }
             }
-        }
-        Difference::Extra(address, _) => {
-            if ours {
-                steps.less_hops.push(Change::DeleteNeighbour(*address));
+            Difference::Extra(address, _) => {
+                if ours {
+                    steps.less_hops.push(Change::DeleteNeighbour(*address));
+                }
             }
         }
     });
-    merge(desired.nexthops.iter(), observed.nexthops.iter().filter(|_| !fresh), |difference| match difference {
-        Difference::Missing(id, gateway) => steps.nexthops.push(Change::PutNexthop(*id, *gateway)),
-        Difference::Both(id, gateway, there) => {
-            if gateway != there {
-                steps.nexthops.push(Change::PutNexthop(*id, *gateway));
+    merge(
+        desired.nexthops.iter(),
+        observed.nexthops.iter().filter(|_| !fresh),
+        |difference| match difference {
+            Difference::Missing(id, gateway) => steps.nexthops.push(Change::PutNexthop(*id, *gateway)),
+            Difference::Both(id, gateway, there) => {
+                if gateway != there {
+                    steps.nexthops.push(Change::PutNexthop(*id, *gateway));
+                }
             }
-        }
-        Difference::Extra(id, _) => steps.less_nexthops.push(Change::DeleteNexthop(*id)),
-    });
+            Difference::Extra(id, _) => steps.less_nexthops.push(Change::DeleteNexthop(*id)),
+        },
+    );
 }
 
 fn routes(desired: &Desired, observed: &Observed, reborn: &BTreeSet<Device>, steps: &mut Steps) {
@@ -302,7 +308,11 @@ fn whole(peer: &Peer) -> PeerUpdate {
         preshared: Some(peer.preshared.clone()),
         endpoint: peer.endpoint,
         keepalive: Some(peer.keepalive),
-        allowed: Some(AllowedUpdate { all: peer.allowed.clone(), add: peer.allowed.clone(), remove: Vec::new() }),
+        allowed: Some(AllowedUpdate {
+            all: peer.allowed.clone(),
+            add: peer.allowed.clone(),
+            remove: Vec::new(),
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::key::PublicKey;
 use crate::mac::Mac;
@@ -21,7 +21,7 @@ use links::Links;
 pub const KEEPALIVE: u16 = 5;
 
 /// What a node is to its domain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// It belongs to no domain.
@@ -66,7 +66,7 @@ pub struct Vtep {
 }
 
 /// How a remote prefix is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Path {
     /// Over the overlay to the domain's gateway node.
@@ -95,7 +95,7 @@ pub struct TunnelPeer {
 }
 
 /// A remote domain as this node reaches it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteDomain {
     /// Its name.
     pub name: DomainName,
@@ -196,7 +196,10 @@ impl Topology {
             if other.underlay.is_ipv4() != member.underlay.is_ipv4() {
                 self.problems.push(Problem::new(
                     format!("node {}", other.node),
-                    format!("its address {} is of another family than this node's {}", other.underlay, member.underlay),
+                    format!(
+                        "its address {} is of another family than this node's {}",
+                        other.underlay, member.underlay
+                    ),
                     "give all members of a domain a privateIP of one family",
                 ));
                 continue;
@@ -213,7 +216,14 @@ impl Topology {
     }
 
     /// Finds how each other domain is reached.
-    fn connect(&mut self, view: &View, name: &DomainName, domain: &Domain, links: &Links<'_>, local: &Local<'_>) {
+    fn connect(
+        &mut self,
+        view: &View,
+        name: &DomainName,
+        domain: &Domain,
+        links: &Links<'_>,
+        local: &Local<'_>,
+    ) {
         if domain.gateways.is_empty() && view.domains.len() > 1 {
             self.problems.push(Problem::new(
                 format!("Gateway {name}"),
@@ -322,7 +332,9 @@ impl Protected {
         }
         addresses.extend(local.api_servers.iter().map(|address| (*address, "the API server")));
         addresses.extend(local.addresses.iter().map(|address| (*address, "this node's address")));
-        addresses.extend(domain.members.iter().map(|member| (member.underlay, "the underlay address of a member,")));
+        addresses.extend(
+            domain.members.iter().map(|member| (member.underlay, "the underlay address of a member,")),
+        );
         Self(addresses)
     }
 

@@ -123,7 +123,8 @@ impl View {
     /// Whether a member held a prefix.
     fn holds(&self, domain: &DomainName, node: &NodeName, prefix: &Prefix) -> bool {
         self.domains.get(domain).is_some_and(|domain| {
-            domain.member(node).is_some_and(|member| member.subnets.contains(prefix)) || domain.extra.contains(prefix)
+            domain.member(node).is_some_and(|member| member.subnets.contains(prefix))
+                || domain.extra.contains(prefix)
         })
     }
 }
@@ -144,9 +145,12 @@ impl Domain {
 
     /// Every prefix of the domain: its members' and its gateway's extra ones.
     pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
-        self.members.iter().flat_map(|member| member.subnets.iter().copied()).chain(self.extra.iter().copied())
+        self.members
+            .iter()
+            .flat_map(|member| member.subnets.iter().copied())
+            .chain(self.extra.iter().copied())
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

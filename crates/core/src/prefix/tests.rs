@@ -11,7 +11,8 @@ fn host_bits_are_cleared() {
 
 #[test]
 fn malformed_prefixes_are_refused_with_their_text() {
-    for text in ["10.0.0.0/33", "10.0.0/8", "fd00::/129", "10.0.0.0/", "10.0.0.0/+8", "pods", "10.0.0.0/8/8"] {
+    for text in ["10.0.0.0/33", "10.0.0/8", "fd00::/129", "10.0.0.0/", "10.0.0.0/+8", "pods", "10.0.0.0/8/8"]
+    {
         assert_eq!(text.parse::<Prefix>(), Err(PrefixError::Malformed(text.to_owned())), "{text}");
     }
     assert_eq!(" ".parse::<Prefix>(), Err(PrefixError::Empty));
@@ -20,7 +21,10 @@ fn malformed_prefixes_are_refused_with_their_text() {
 #[test]
 fn the_pod_side_address_is_flannels_of_ipv4_and_no_anycast_of_ipv6() {
     assert_eq!("10.10.4.0/24".parse::<Prefix>().unwrap().pod_side().to_string(), "10.10.4.0");
-    assert_eq!("fd00:4::/64".parse::<Prefix>().unwrap().pod_side().to_string(), "fd00:4::ffff:ffff:ffff:ffff");
+    assert_eq!(
+        "fd00:4::/64".parse::<Prefix>().unwrap().pod_side().to_string(),
+        "fd00:4::ffff:ffff:ffff:ffff"
+    );
 }
 
 /// Small prefixes, so that overlaps happen.

@@ -1,1 +1,150 @@
+use super::*;
+use crate::api::Gateway;
+use crate::sample::{demo, domain, key};
+use crate::view::Settings;
 
+fn of(gateways: &[Gateway], node: &str) -> Topology {
+    with(gateways, node, |_| {})
+}
+
+fn with(gateways: &[Gateway], node: &str, change: impl FnOnce(&mut Local<'_>)) -> Topology {
+    let view = View::build(gateways, &Settings::default(), None);
+    let node = node.parse().unwrap();
+    let addresses = BTreeSet::new();
+    let mut local = Local {
+        node: &node,
+        identity: Identity::NodeName,
+        mesh: false,
+        nat_traversal: false,
+        addresses: &addresses,
+        api_servers: &[],
+    };
+    change(&mut local);
+    Topology::of(&view, &local)
+}
+
+fn remote(topology: &Topology, prefix: &str) -> Option<Path> {
+    let prefix = prefix.parse().unwrap();
+    topology.remotes.iter().find(|(held, _)| *held == prefix).map(|(_, path)| *path)
+}
+
+fn names(vteps: &[Vtep]) -> Vec<&str> {
+    vteps.iter().map(|vtep| vtep.node.as_str()).collect()
+}
+
+#[test]
+fn a_member_sends_by_its_gateway_and_a_gateway_by_its_tunnel() {
+    let member = of(&demo(), "c2");
+    assert_eq!((member.role, names(&member.vteps)), (Role::Member, vec!["c1"]));
+    assert_eq!(remote(&member, "10.10.21.0/24"), Some(Path::Overlay));
+    let gateway = of(&demo(), "c1");
+    assert_eq!((gateway.role, names(&gateway.vteps)), (Role::Gateway, vec!["c2", "c3"]));
+    assert_eq!(remote(&gateway, "10.10.21.0/24"), Some(Path::Tunnel));
+    assert_eq!(gateway.problems, []);
+}
+
+#[test]
+fn in_mesh_a_member_speaks_to_all() {
+    let member = with(&demo(), "c2", |local| local.mesh = true);
+    assert_eq!(names(&member.vteps), ["c1", "c3"]);
+}
+
+#[test]
+fn domains_behind_nats_reach_each_other_by_the_relay() {
+    let site = of(&demo(), "s1");
+    let [relay] = site.peers.as_slice() else { panic!("one peer: {:?}", site.peers) };
+    assert_eq!(relay.domain.as_str(), "cloud");
+    assert_eq!((relay.endpoint, relay.keepalive), (Some("203.0.113.1:4500".parse().unwrap()), KEEPALIVE));
+    let allowed: Vec<String> = relay.allowed.iter().map(ToString::to_string).collect();
+    assert!(allowed.contains(&"10.10.2.0/24".to_owned()) && allowed.contains(&"10.10.21.0/24".to_owned()));
+    let cloud = of(&demo(), "c1");
+    let peers: Vec<_> = cloud.peers.iter().map(|peer| (peer.domain.as_str(), peer.endpoint)).collect();
+    assert_eq!(peers, [("box", None), ("site", None)], "who is behind a NAT speaks first");
+}
+
+#[test]
+fn the_relay_is_the_last_public_gateway_by_node_name_on_every_node() {
+    let mut gateways = demo();
+    gateways
+        .push(domain("a-hub").node("z9", "10.2.0.1", &["10.20.1.0/24"]).public("z9", "203.0.113.7").into());
+    for node in ["s1", "b1"] {
+        let topology = of(&gateways, node);
+        let other = if node == "s1" { "10.10.21.0/24" } else { "10.10.11.0/24" };
+        let by = topology.peers.iter().find(|peer| peer.allowed.contains(&other.parse().unwrap())).unwrap();
+        assert_eq!(by.key, key("z9"), "{node}");
+    }
+}
+
+#[test]
+fn gateways_behind_nats_that_can_talk_directly_do_if_asked() {
+    let gateways = [
+        domain("a")
+            .node("a1", "192.168.1.1", &["10.1.0.0/24"])
+            .mapped("a1", "Full cone NAT", "198.51.100.1", 40001)
+            .into(),
+        domain("b")
+            .node("b1", "192.168.1.1", &["10.2.0.0/24"])
+            .mapped("b1", "Symmetric NAT", "198.51.100.2", 40002)
+            .into(),
+    ];
+    let direct = with(&gateways, "a1", |local| local.nat_traversal = true);
+    assert_eq!(direct.peers[0].endpoint, Some("198.51.100.2:40002".parse().unwrap()));
+    let refused = of(&gateways, "a1");
+    assert_eq!(refused.peers, []);
+    assert_eq!(
+        remote(&refused, "10.2.0.0/24"),
+        Some(Path::None),
+        "known, so that it is unreachable and not plain"
+    );
+    assert!(
+        refused.problems.iter().any(|problem| problem.what.contains("no other domain's gateway is public"))
+    );
+}
+
+#[test]
+fn a_domain_without_a_gateway_is_known_and_unreachable() {
+    let mut gateways = demo();
+    gateways[1].status.as_mut().unwrap().active_endpoints.clear();
+    assert_eq!(remote(&of(&gateways, "c1"), "10.10.11.0/24"), Some(Path::None));
+    assert_eq!(remote(&of(&gateways, "s2"), "10.10.1.0/24"), Some(Path::None));
+}
+
+#[test]
+fn a_prefix_that_would_cut_the_node_off_is_refused_and_the_rest_goes_on() {
+    let mut gateways = demo();
+    gateways.push(
+        domain("greedy")
+            .node("g1", "10.5.0.1", &["10.0.0.0/24", "203.0.113.0/24", "172.30.0.0/16", "10.55.0.0/24"])
+            .public("g1", "198.51.100.9")
+            .into(),
+    );
+    let own = BTreeSet::from([IpAddr::from([172, 30, 1, 1])]);
+    let topology = with(&gateways, "c2", |local| local.addresses = Box::leak(Box::new(own)));
+    assert_eq!(remote(&topology, "10.55.0.0/24"), Some(Path::Overlay));
+    for (prefix, what) in [
+        ("10.0.0.0/24", "a member"),
+        ("203.0.113.0/24", "tunnel endpoint"),
+        ("172.30.0.0/16", "this node's address"),
+    ] {
+        assert_eq!(remote(&topology, prefix), None);
+        let told = topology
+            .problems
+            .iter()
+            .any(|problem| problem.object.contains(prefix) && problem.what.contains(what));
+        assert!(told, "{prefix}: {:?}", topology.problems);
+    }
+}
+
+#[test]
+fn the_same_node_addresses_in_two_domains_are_no_conflict() {
+    let topology = of(&demo(), "s2");
+    assert_eq!(topology.problems, []);
+    assert_eq!(topology.members, [IpAddr::from([192, 168, 1, 1])]);
+}
+
+#[test]
+fn a_node_of_no_gateway_is_told_so() {
+    let topology = of(&demo(), "stranger");
+    assert_eq!(topology.role, Role::Outside);
+    assert!(topology.problems[0].to_string().contains("node stranger: is a member of no Gateway"));
+}

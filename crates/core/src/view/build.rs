@@ -54,7 +54,12 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
     View { domains, problems }
 }
 
-fn parse<'a>(name: DomainName, gateway: &'a Gateway, settings: &Settings, problems: &mut Vec<Problem>) -> Parsed<'a> {
+fn parse<'a>(
+    name: DomainName,
+    gateway: &'a Gateway,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Parsed<'a> {
     let status = gateway.status.as_ref();
     let object = format!("Gateway {name}");
     if status.is_none() {
@@ -69,7 +74,9 @@ fn parse<'a>(name: DomainName, gateway: &'a Gateway, settings: &Settings, proble
     let active = status.map(|status| status.active_endpoints.as_slice()).unwrap_or_default();
     let gateways = parse_gateways(&object, active, &members, problems);
     let extra = match gateway.metadata.annotations.get(EXTRA_CIDRS) {
-        Some(list) => parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems),
+        Some(list) => {
+            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems)
+        }
         None => Vec::new(),
     };
     Parsed { name, created: &gateway.metadata.creation_timestamp, members, gateways, extra }
@@ -87,14 +94,19 @@ fn parse_members(
         let node: NodeName = match info.node_name.parse() {
             Ok(node) => node,
             Err(error) => {
-                problems.push(Problem::new(object, format!("{error}, left out"), "correct status.nodes[].nodeName"));
+                problems.push(Problem::new(
+                    object,
+                    format!("{error}, left out"),
+                    "correct status.nodes[].nodeName",
+                ));
                 continue;
             }
         };
         let underlay = match info.private_ip.parse::<IpAddr>() {
             Ok(address) if is_host_address(address) => address,
             _ => {
-                let what = format!("privateIP {:?} is no address of a host, the node is left out", info.private_ip);
+                let what =
+                    format!("privateIP {:?} is no address of a host, the node is left out", info.private_ip);
                 problems.push(Problem::new(object, what, "correct status.nodes[].privateIP"));
                 continue;
             }
@@ -127,7 +139,11 @@ fn unique_members(object: &str, members: &mut Vec<Candidate>, problems: &mut Vec
     members.retain(|member| {
         let object = || format!("{object}, node {}", member.node);
         if last.as_ref() == Some(&member.node) {
-            problems.push(Problem::new(object(), "given twice, the first is used", "remove one from status.nodes"));
+            problems.push(Problem::new(
+                object(),
+                "given twice, the first is used",
+                "remove one from status.nodes",
+            ));
             return false;
         }
         last = Some(member.node.clone());
@@ -138,7 +154,11 @@ fn unique_members(object: &str, members: &mut Vec<Candidate>, problems: &mut Vec
         }
         if let Some(other) = macs.get(&member.mac) {
             let what = format!("has the VTEP MAC {} of node {other}, and is left out", member.mac);
-            problems.push(Problem::new(object(), what, "rename one of the nodes, or leave --vtep-identity=node-ip"));
+            problems.push(Problem::new(
+                object(),
+                what,
+                "rename one of the nodes, or leave --vtep-identity=node-ip",
+            ));
             return false;
         }
         addresses.insert(member.underlay, member.node.clone());
@@ -220,9 +240,9 @@ fn parse_gateway(
 ) -> Result<GatewayNode, (String, &'static str)> {
     let port = |value: Option<i64>, field| match value {
         None | Some(0) => Ok(None),
-        Some(value) => u16::try_from(value)
-            .map(Some)
-            .map_err(|_| (format!("{field} {value} is no UDP port, the endpoint is left out"), "use 1 to 65535")),
+        Some(value) => u16::try_from(value).map(Some).map_err(|_| {
+            (format!("{field} {value} is no UDP port, the endpoint is left out"), "use 1 to 65535")
+        }),
     };
     let listen = port(endpoint.port, "port")?;
     let mapped = port(endpoint.public_port, "publicPort")?;
@@ -244,7 +264,10 @@ fn parse_gateway(
     let key = match endpoint.config.get(PUBLIC_KEY).map(|text| text.parse()) {
         Some(Ok(key)) => Some(key),
         Some(Err(error)) => {
-            report(format!("{error}; no tunnel leads to it"), "set config.publicKey to what `corax key` prints there");
+            report(
+                format!("{error}; no tunnel leads to it"),
+                "set config.publicKey to what `corax key` prints there",
+            );
             None
         }
         None => {
@@ -318,7 +341,8 @@ fn assemble(
 ) -> BTreeMap<DomainName, Domain> {
     // The older Gateway first. One without a date, of a manifest, comes last, as it may be the newest.
     parsed.sort_by(|left, right| {
-        let age = |parsed: &Parsed<'_>| (parsed.created.is_empty(), parsed.created.to_owned(), parsed.name.clone());
+        let age =
+            |parsed: &Parsed<'_>| (parsed.created.is_empty(), parsed.created.to_owned(), parsed.name.clone());
         age(left).cmp(&age(right))
     });
     let mut claims = Claims { taken: DisjointPrefixes::new(), settings, problems };

@@ -1,1 +1,254 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::api::{Endpoint, Gateway};
+use crate::sample::{demo, domain, endpoint};
+
+fn build(gateways: &[Gateway]) -> View {
+    View::build(gateways, &Settings::default(), None)
+}
+
+fn subnets(view: &View, domain: &str, node: &str) -> Vec<String> {
+    let member = view.domains[&domain.parse::<DomainName>().unwrap()].member(&node.parse().unwrap()).cloned();
+    member.map(|member| member.subnets.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}
+
+fn told(view: &View, text: &str) -> bool {
+    view.problems.iter().any(|problem| problem.to_string().contains(text))
+}
+
+#[test]
+fn a_good_cluster_has_no_problems() {
+    let view = build(&demo());
+    assert_eq!(view.problems, []);
+    assert_eq!(view.domains.len(), 3);
+    assert_eq!(subnets(&view, "cloud", "c2"), ["10.10.2.0/24", "fd00:10:2::/64"]);
+}
+
+#[test]
+fn one_malformed_or_empty_cidr_costs_that_entry_only() {
+    let site = domain("site").node("s1", "192.168.1.1", &["10.10.1.0/24", "10.10.300.0/24", ""]).node(
+        "s2",
+        "192.168.1.2",
+        &["10.10.2.0/24"],
+    );
+    let view = build(&[site.into()]);
+    assert_eq!(subnets(&view, "site", "s1"), ["10.10.1.0/24"]);
+    assert_eq!(subnets(&view, "site", "s2"), ["10.10.2.0/24"]);
+    assert!(told(&view, "Gateway site, node s1: malformed CIDR \"10.10.300.0/24\""), "{:?}", view.problems);
+    assert!(told(&view, "an empty CIDR"));
+}
+
+#[test]
+fn an_overlapping_domain_is_refused_and_the_others_go_on() {
+    let before = build(&demo());
+    let mut gateways = demo();
+    let late = domain("a-late-one").node("l1", "10.9.0.1", &["10.10.0.0/16", "10.99.1.0/24"]);
+    gateways.push(late.into());
+    let view = View::build(&gateways, &Settings::default(), Some(&before));
+    for (name, old) in &before.domains {
+        assert_eq!(view.domains[name], *old);
+    }
+    assert_eq!(subnets(&view, "a-late-one", "l1"), ["10.99.1.0/24"]);
+    assert!(
+        told(&view, "Gateway a-late-one, node l1, subnet 10.10.0.0/16: overlaps 10.10."),
+        "{:?}",
+        view.problems
+    );
+}
+
+#[test]
+fn a_member_whose_new_prefix_is_anothers_keeps_its_old_one() {
+    let before = build(&demo());
+    let mut gateways = demo();
+    gateways[1].status.as_mut().unwrap().nodes[0].subnets = vec!["10.10.1.0/24".to_owned()];
+    let view = View::build(&gateways, &Settings::default(), Some(&before));
+    assert_eq!(subnets(&view, "site", "s1"), ["10.10.11.0/24", "fd00:10:11::/64"]);
+    assert_eq!(subnets(&view, "cloud", "c1"), ["10.10.1.0/24", "fd00:10:1::/64"]);
+}
+
+#[test]
+fn without_a_past_the_older_gateway_keeps_the_prefix() {
+    let old = domain("z").node("z1", "10.0.0.1", &["10.1.0.0/24"]).created("2024-01-01T00:00:00Z");
+    let new = domain("a").node("a1", "10.0.0.1", &["10.1.0.0/24"]).created("2025-01-01T00:00:00Z");
+    let view = build(&[new.into(), old.into()]);
+    assert_eq!(subnets(&view, "z", "z1"), ["10.1.0.0/24"]);
+    assert_eq!(subnets(&view, "a", "a1"), Vec::<String>::new());
+}
+
+#[test]
+fn what_would_cut_everyone_off_is_refused() {
+    let settings = Settings {
+        service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        api_servers: vec![IpAddr::from([10, 7, 0, 1])],
+        ..Settings::default()
+    };
+    let bad = [
+        "0.0.0.0/0",
+        "::/0",
+        "240.0.0.0/8",
+        "10.100.0.0/24",
+        "10.7.0.0/16",
+        "127.1.0.0/16",
+        "fe80::/64",
+        "10.3.0.0/24",
+    ];
+    let view = View::build(&[domain("a").node("a1", "10.0.0.1", &bad).into()], &settings, None);
+    assert_eq!(subnets(&view, "a", "a1"), ["10.3.0.0/24"]);
+    for what in [
+        "covers every address",
+        "240.0.0.0/4",
+        "the Service CIDR 10.96.0.0/12",
+        "the API server 10.7.0.1",
+        "127.0.0.0/8",
+        "fe80::/10",
+    ] {
+        assert!(told(&view, what), "{what}: {:?}", view.problems);
+    }
+}
+
+#[test]
+fn endpoints_are_checked_each_by_itself() {
+    let site = domain("site")
+        .node("s1", "192.168.1.1", &["10.10.1.0/24"])
+        .node("s2", "192.168.1.2", &["10.10.2.0/24"])
+        .public("stranger", "203.0.113.9")
+        .endpoint(Endpoint { port: Some(70000), ..endpoint("s1") })
+        .endpoint(Endpoint { public_ip: "nowhere".to_owned(), ..endpoint("s1") })
+        .endpoint(Endpoint { kind: "proxy".to_owned(), ..endpoint("s1") })
+        .public("s2", "203.0.113.2")
+        .public("s2", "203.0.113.3");
+    let view = build(&[site.into()]);
+    let gateways = &view.domains[&"site".parse::<DomainName>().unwrap()].gateways;
+    assert_eq!(gateways.iter().map(|gateway| gateway.node.as_str()).collect::<Vec<_>>(), ["s2"]);
+    assert_eq!(gateways[0].socket(), Some("203.0.113.2:4500".parse().unwrap()));
+    for what in [
+        "endpoint stranger: its node is no member",
+        "port 70000",
+        "publicIP \"nowhere\"",
+        "endpoint s2: given twice",
+    ] {
+        assert!(told(&view, what), "{what}: {:?}", view.problems);
+    }
+}
+
+#[test]
+fn a_wrong_key_costs_the_tunnel_to_it_and_is_told() {
+    let wrong =
+        Endpoint { config: [("publicKey".to_owned(), "c2VjcmV0".to_owned())].into(), ..endpoint("s1") };
+    let view = build(&[domain("site").node("s1", "192.168.1.1", &["10.10.1.0/24"]).endpoint(wrong).into()]);
+    assert_eq!(view.domains.values().next().unwrap().gateways[0].key, None);
+    assert!(told(&view, "malformed WireGuard key"), "{:?}", view.problems);
+}
+
+#[test]
+fn a_node_of_two_gateways_stays_where_it_was() {
+    let a = domain("a").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
+    let b = domain("b").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
+    let before = build(&[b.clone().into()]);
+    let view = View::build(&[a.clone().into(), b.clone().into()], &Settings::default(), Some(&before));
+    assert_eq!(view.member(&"n1".parse().unwrap()).unwrap().0.as_str(), "b");
+    let fresh = build(&[b.into(), a.into()]);
+    assert_eq!(fresh.member(&"n1".parse().unwrap()).unwrap().0.as_str(), "a");
+    assert!(told(&fresh, "is a member of Gateway a too"));
+}
+
+#[test]
+fn two_members_with_one_address_or_one_vtep_are_told_and_the_second_left_out() {
+    let settings = Settings { identity: Identity::NodeIp, ..Settings::default() };
+    let site = domain("site")
+        .node("a", "10.0.0.5", &["10.1.1.0/24"])
+        .node("b", "10.0.0.5", &["10.1.2.0/24"])
+        .node("c", "192.0.0.5", &["10.1.3.0/24"]);
+    let view = View::build(&[site.into()], &settings, None);
+    let members: Vec<_> =
+        view.domains.values().next().unwrap().members.iter().map(|member| member.node.as_str()).collect();
+    assert_eq!(members, ["a"]);
+    assert!(told(&view, "node b: has the address 10.0.0.5 of node a"));
+    assert!(told(&view, "node c: has the VTEP MAC aa:0f:f0:00:00:05 of node a"), "{:?}", view.problems);
+}
+
+#[test]
+fn extra_cidrs_belong_to_the_gateway_node() {
+    let site =
+        domain("site").node("s1", "192.168.1.1", &["10.10.1.0/24"]).nat("s1").extra("192.168.9.0/24, x");
+    let view = build(&[site.into()]);
+    let domain = view.domains.values().next().unwrap();
+    assert_eq!(domain.extra, ["192.168.9.0/24".parse().unwrap()]);
+    assert!(told(&view, "annotation raven.openyurt.io/extra-allowed-source-cidrs: malformed CIDR \"x\""));
+}
+
+/// Few names, addresses and prefixes, so that they clash.
+pub(crate) fn small_gateways() -> impl Strategy<Value = Vec<Gateway>> {
+    let subnet = (0u8..12, prop::sample::select(vec![23u8, 24, 25]), any::<bool>()).prop_map(
+        |(third, length, six)| {
+            if six { format!("fd00:{third}::/{}", length + 39) } else { format!("10.10.{third}.0/{length}") }
+        },
+    );
+    let node = (0u8..6, 1u8..6, prop::collection::vec(subnet, 0..3));
+    let one = (0u8..4, prop::collection::vec(node, 0..5), prop::option::of((0u8..6, any::<bool>())));
+    prop::collection::vec(one, 0..5).prop_map(|domains| {
+        let built = domains.into_iter().map(|(name, nodes, gateway)| {
+            let mut built = domain(&format!("d{name}"));
+            for (node, address, subnets) in nodes {
+                let subnets: Vec<&str> = subnets.iter().map(String::as_str).collect();
+                built = built.node(&format!("n{node}"), &format!("192.168.1.{address}"), &subnets);
+            }
+            if let Some((node, nat)) = gateway {
+                let node = format!("n{node}");
+                built = if nat {
+                    built.nat(&node)
+                } else {
+                    built.public(&node, &format!("203.0.113.{}", name + 1))
+                };
+            }
+            built.into()
+        });
+        built.collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_two_prefixes_of_a_view_overlap_and_no_node_is_twice_in_it(gateways in small_gateways(), before in small_gateways()) {
+        let before = build(&before);
+        for previous in [None, Some(&before)] {
+            let view = View::build(&gateways, &Settings::default(), previous);
+            let mut held = crate::prefix::DisjointPrefixes::new();
+            let mut nodes = std::collections::BTreeSet::new();
+            for domain in view.domains.values() {
+                for prefix in domain.prefixes() {
+                    prop_assert!(held.insert(prefix, ()).is_ok(), "{} twice", prefix);
+                }
+                for member in &domain.members {
+                    prop_assert!(nodes.insert(member.node.clone()));
+                }
+                for gateway in &domain.gateways {
+                    prop_assert!(domain.member(&gateway.node).is_some());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_gateways_does_not_matter(gateways in small_gateways().prop_shuffle(), turn in 0usize..5) {
+        // Of two Gateways with one name the first is used: that is an order, and not of this test.
+        let mut unique: Vec<Gateway> = Vec::new();
+        for gateway in gateways {
+            if unique.iter().all(|other| other.metadata.name != gateway.metadata.name) {
+                unique.push(gateway);
+            }
+        }
+        let view = build(&unique);
+        let by = turn.min(unique.len());
+        unique.rotate_left(by);
+        prop_assert_eq!(&build(&unique), &view);
+    }
+
+    #[test]
+    fn a_view_of_the_same_gateways_is_itself(gateways in small_gateways()) {
+        let view = build(&gateways);
+        let again = View::build(&gateways, &Settings::default(), Some(&view));
+        prop_assert_eq!(again, view);
+    }
+}

@@ -1,0 +1,330 @@
+//! What the threads of a tunnel share: the peers, our identity, the sockets, the counters.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
+use std::{io, mem};
+
+use crate::key::PublicKey;
+use crate::metrics::Metrics;
+use crate::net::outbox::Outbox;
+use crate::net::{Socket, Wanted};
+use crate::noise::Identity;
+use crate::peer::Peer;
+use crate::prefix::{Prefix, PrefixMap};
+
+/// Handshake messages a second above which their senders must show with a cookie that their address is theirs.
+const HANDSHAKE_LIMIT: u64 = 100;
+const POISON: &str = "a panic ends the process, so no lock is poisoned";
+
+/// Everything the threads share.
+pub(crate) struct Device {
+    pub(crate) name: String,
+    pub(crate) metrics: Metrics,
+    /// MTU of the TUN device, bytes.
+    pub(crate) mtu: AtomicUsize,
+    /// What the sockets may use.
+    wanted: Wanted,
+    /// Receiving threads, each with a socket of its own on the one port.
+    threads: usize,
+    table: RwLock<Table>,
+    link: Mutex<Link>,
+    /// Told when sockets come.
+    link_changed: Condvar,
+    sockets: RwLock<Arc<[Arc<Socket>]>>,
+    /// The TUN device takes packets.
+    pub(crate) gso_writes: AtomicBool,
+    random: RandomState,
+    next: AtomicU32,
+}
+
+/// Who the peers are and what is theirs.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) identity: Option<Arc<Identity>>,
+    peers: BTreeMap<PublicKey, Entry>,
+    by_index: HashMap<u32, Arc<Peer>>,
+    allowed: PrefixMap<Arc<Peer>>,
+}
+
+/// A peer and the prefixes that are its own.
+pub(crate) struct Entry {
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) allowed: BTreeSet<Prefix>,
+}
+
+/// The network side as configured.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Link {
+    /// The device is up.
+    pub(crate) up: bool,
+    /// Zero: any free port.
+    pub(crate) port: u16,
+    pub(crate) fwmark: u32,
+}
+
+impl Device {
+    pub(crate) fn new(name: String, wanted: Wanted, threads: usize, mtu: usize) -> Self {
+        Self {
+            name,
+            metrics: Metrics::default(),
+            mtu: AtomicUsize::new(mtu),
+            wanted,
+            threads,
+            table: RwLock::default(),
+            link: Mutex::default(),
+            link_changed: Condvar::new(),
+            sockets: RwLock::new(Arc::new([])),
+            gso_writes: AtomicBool::new(true),
+            random: RandomState::new(),
+            next: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().expect(POISON)
+    }
+
+    pub(crate) fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().expect(POISON)
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        *self.lock_link()
+    }
+
+    /// The sockets of the device while it is up.
+    pub(crate) fn sockets(&self) -> Arc<[Arc<Socket>]> {
+        Arc::clone(&self.sockets.read().expect(POISON))
+    }
+
+    /// Waits for a socket for receiving thread `thread` that is not `old`.
+    pub(crate) fn wait_socket(&self, thread: usize, old: Option<&Arc<Socket>>) -> Arc<Socket> {
+        let mut link = self.lock_link();
+        loop {
+            if let Some(socket) = self.sockets().get(thread)
+                && !old.is_some_and(|old| Arc::ptr_eq(old, socket))
+            {
+                return Arc::clone(socket);
+            }
+            link = self.link_changed.wait(link).expect(POISON);
+        }
+    }
+
+    /// The port that is bound, or the one that will be.
+    pub(crate) fn port(&self) -> u16 {
+        self.sockets().first().map_or_else(|| self.link().port, |socket| socket.port)
+    }
+
+    /// Opens, closes, moves or marks the sockets as `change` says. Where that fails all stays as it was, except that a
+    /// device that goes down has no socket.
+    pub(crate) fn set_link(&self, change: impl FnOnce(&mut Link)) -> io::Result<()> {
+        let mut link = self.lock_link();
+        let mut wanted = *link;
+        change(&mut wanted);
+        let open = self.sockets();
+        if !wanted.up {
+            self.replace_sockets(&open, Vec::new());
+        } else if open.is_empty() || wanted.port != link.port {
+            // A port already bound (given out for 0, and now asked for by number) is no change.
+            if open.first().is_some_and(|socket| socket.port == wanted.port) {
+                self.mark(&open, wanted.fwmark)?;
+            } else {
+                let sockets = self.bind(wanted.port, wanted.fwmark)?;
+                self.replace_sockets(&open, sockets);
+            }
+        } else if wanted.fwmark != link.fwmark {
+            self.mark(&open, wanted.fwmark)?;
+        }
+        *link = wanted;
+        self.link_changed.notify_all();
+        Ok(())
+    }
+
+    fn mark(&self, sockets: &[Arc<Socket>], fwmark: u32) -> io::Result<()> {
+        sockets.iter().try_for_each(|socket| socket.set_fwmark(fwmark))
+    }
+
+    fn bind(&self, port: u16, fwmark: u32) -> io::Result<Vec<Arc<Socket>>> {
+        let shared = self.threads > 1;
+        let first = Socket::bind(port, fwmark, self.wanted, shared)?;
+        let port = first.port;
+        let mut sockets = vec![Arc::new(first)];
+        for _ in 1..self.threads {
+            sockets.push(Arc::new(Socket::bind(port, fwmark, self.wanted, shared)?));
+        }
+        Ok(sockets)
+    }
+
+    fn replace_sockets(&self, old: &[Arc<Socket>], new: Vec<Arc<Socket>>) {
+        *self.sockets.write().expect(POISON) = new.into();
+        old.iter().for_each(|socket| socket.wake());
+    }
+
+    fn lock_link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().expect(POISON)
+    }
+
+    /// Takes over a new private key, or none. The same key changes nothing; a peer that has become ourselves goes.
+    pub(crate) fn set_identity(&self, private: Option<crate::key::PrivateKey>) {
+        let mut table = self.table_mut();
+        if table.identity.as_ref().map(|identity| &identity.private) == private.as_ref() {
+            return;
+        }
+        let identity = private.map(|private| Arc::new(Identity::new(private, HANDSHAKE_LIMIT)));
+        table.identity.clone_from(&identity);
+        if let Some(identity) = &identity {
+            table.remove(&identity.public);
+        }
+        for entry in table.peers.values() {
+            entry.peer.lock().set_identity(identity.clone());
+        }
+    }
+
+    /// The peer of that key, made where there is none.
+    pub(crate) fn peer(&self, key: PublicKey) -> Arc<Peer> {
+        let mut table = self.table_mut();
+        if let Some(entry) = table.peers.get(&key) {
+            return Arc::clone(&entry.peer);
+        }
+        let mut index = self.random_index();
+        while table.by_index.contains_key(&index) {
+            index = self.random_index();
+        }
+        let peer = Arc::new(Peer::new(key, index, table.identity.clone()));
+        table.by_index.insert(index, Arc::clone(&peer));
+        table.peers.insert(key, Entry { peer: Arc::clone(&peer), allowed: BTreeSet::new() });
+        peer
+    }
+
+    /// 24 bits that do not tell how many peers there are.
+    fn random_index(&self) -> u32 {
+        let hash = self.random.hash_one(self.next.fetch_add(1, Ordering::Relaxed));
+        (hash & 0xff_ffff) as u32
+    }
+
+    /// Lets time pass for every peer; returns whether any needs it again.
+    pub(crate) fn tick(&self, outbox: &mut Outbox) {
+        let now = Instant::now();
+        let table = self.table();
+        if let Some(identity) = &table.identity {
+            identity.gate.reset_count();
+        }
+        let up = !self.sockets().is_empty();
+        for entry in table.peers.values().filter(|_| up) {
+            if outbox.full() {
+                self.send(outbox, &table);
+            }
+            entry.peer.lock().tick(now, outbox, &self.metrics);
+        }
+        self.send(outbox, &table);
+    }
+
+    /// The device came up: peers that are to be kept alive are spoken to at once.
+    pub(crate) fn greet(&self, outbox: &mut Outbox) {
+        let now = Instant::now();
+        let table = self.table();
+        for entry in table.peers.values() {
+            if outbox.full() {
+                self.send(outbox, &table);
+            }
+            let mut state = entry.peer.lock();
+            if !state.keepalive().is_zero() {
+                state.send_keepalive(now, outbox, &self.metrics);
+            }
+        }
+        self.send(outbox, &table);
+    }
+
+    /// Sends what is in the outbox by the first socket. No peer's lock may be held.
+    pub(crate) fn send(&self, outbox: &mut Outbox, table: &Table) {
+        let sockets = self.sockets();
+        self.send_by(outbox, table, sockets.first().map(AsRef::as_ref));
+    }
+
+    /// Sends what is in the outbox. No peer's lock may be held.
+    pub(crate) fn send_by(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
+        outbox.send(socket, &self.metrics, |failure| {
+            let now = Instant::now();
+            for entry in table.peers.values() {
+                let mut state = entry.peer.lock();
+                if state.endpoint().is_some_and(|endpoint| endpoint.address == failure.address) {
+                    state.send_failed(failure.kind, now);
+                }
+            }
+        });
+    }
+}
+
+impl Table {
+    /// The peer to which `destination` is to be sent.
+    #[inline]
+    pub(crate) fn route(&self, destination: IpAddr) -> Option<&Arc<Peer>> {
+        self.allowed.longest(destination)
+    }
+
+    /// The peer with that receiver index.
+    #[inline]
+    pub(crate) fn receiver(&self, index: u32) -> Option<&Arc<Peer>> {
+        self.by_index.get(&(index >> 8))
+    }
+
+    pub(crate) fn get(&self, key: &PublicKey) -> Option<&Entry> {
+        self.peers.get(key)
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.peers.values()
+    }
+
+    /// Removes a peer and all that is its own.
+    pub(crate) fn remove(&mut self, key: &PublicKey) {
+        if let Some(entry) = self.peers.remove(key) {
+            self.by_index.remove(&entry.peer.index);
+            for prefix in entry.allowed {
+                self.allowed.remove(prefix);
+            }
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.peers.clear();
+        self.by_index.clear();
+        self.allowed = PrefixMap::default();
+    }
+
+    /// Gives a prefix to a peer; another peer that had it loses it.
+    pub(crate) fn allow(&mut self, key: &PublicKey, prefix: Prefix) {
+        let Some(entry) = self.peers.get_mut(key) else { return };
+        if !entry.allowed.insert(prefix) {
+            return;
+        }
+        let loser = self.allowed.insert(prefix, Arc::clone(&entry.peer));
+        if let Some(entry) = loser.and_then(|loser| self.peers.get_mut(&loser.key)) {
+            entry.allowed.remove(&prefix);
+        }
+    }
+
+    /// Takes a prefix from a peer, if it is the peer's.
+    pub(crate) fn disallow(&mut self, key: &PublicKey, prefix: Prefix) {
+        if let Some(entry) = self.peers.get_mut(key)
+            && entry.allowed.remove(&prefix)
+        {
+            self.allowed.remove(prefix);
+        }
+    }
+
+    /// Makes `prefixes` all that is a peer's; a prefix that stays is the peer's all the time.
+    pub(crate) fn allow_only(&mut self, key: &PublicKey, prefixes: &BTreeSet<Prefix>) {
+        let Some(entry) = self.peers.get(key) else { return };
+        let gone: Vec<_> = entry.allowed.difference(prefixes).copied().collect();
+        gone.into_iter().for_each(|prefix| self.disallow(key, prefix));
+        prefixes.iter().for_each(|prefix| self.allow(key, *prefix));
+    }
+}
+
+/// Bytes that a peer costs for the tables, for the documentation and the tests.
+pub(crate) const ENTRY: usize = mem::size_of::<Entry>() + mem::size_of::<Peer>();

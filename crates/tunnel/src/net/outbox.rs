@@ -1,0 +1,278 @@
+//! Messages to send: written one after the other into one buffer, sent as trains.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::Socket;
+use super::control::Builder;
+use super::endpoint::{Endpoint, Name};
+use crate::metrics::{Metrics, Reason};
+use crate::noise::{LEAST_ROOM, OVERHEAD};
+use crate::packet::segment::SLACK;
+use crate::sys::{CONTROL, Control, Outgoing, SendRing};
+
+/// Most messages of a train: UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT.
+pub(crate) const MAX_TRAIN: usize = 64;
+/// Most payload of one UDP datagram over IPv4, trains included.
+pub(crate) const MAX_DATAGRAM: usize = 65_507;
+/// Datagrams of one `sendmmsg`.
+const SLOTS: usize = 64;
+/// Room a message may need: the largest packet, padded, and what sealing adds.
+const ROOM: usize = 65_535 + SLACK + OVERHEAD;
+
+/// A train: messages of one size (the last may be shorter) to one endpoint.
+struct Train {
+    endpoint: Endpoint,
+    ecn: u8,
+    start: usize,
+    end: usize,
+    size: usize,
+    messages: usize,
+    /// Sent as a train; else one by one.
+    together: bool,
+}
+
+/// Collects sealed messages; see the module.
+pub(crate) struct Outbox {
+    buffer: Box<[u8]>,
+    used: usize,
+    trains: Vec<Train>,
+    ring: SendRing,
+    controls: Box<[Control]>,
+}
+
+/// What the peer of a failed train should know.
+pub(crate) struct Failure {
+    pub(crate) address: SocketAddr,
+    pub(crate) kind: FailureKind,
+}
+
+/// What a failure says about the peer's endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FailureKind {
+    /// The source address is no longer ours.
+    Source,
+    /// Trains do not fit the path.
+    Train,
+}
+
+impl Outbox {
+    /// `size`: bytes above which the owner should [`send`](Self::send).
+    pub(crate) fn new(size: usize) -> Self {
+        Self {
+            buffer: vec![0; size + ROOM].into(),
+            used: 0,
+            trains: Vec::with_capacity(2 * SLOTS),
+            ring: SendRing::new(SLOTS),
+            controls: vec![Control([0; CONTROL]); SLOTS].into(),
+        }
+    }
+
+    /// Whether there is no room for a further message.
+    #[inline]
+    pub(crate) fn full(&self) -> bool {
+        self.buffer.len() - self.used < ROOM
+    }
+
+    /// Whether there is nothing to send.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.trains.is_empty()
+    }
+
+    /// Room for the next message; at least [`LEAST_ROOM`] and enough for any packet unless [`full`](Self::full).
+    #[inline]
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        debug_assert!(self.buffer.len() - self.used >= LEAST_ROOM, "sent before it was full");
+        &mut self.buffer[self.used..]
+    }
+
+    /// Takes the `length` bytes that were written into [`room`](Self::room).
+    #[inline]
+    pub(crate) fn push(&mut self, endpoint: &Endpoint, ecn: u8, length: usize, together: bool) {
+        let start = self.used;
+        self.used += length;
+        if let Some(train) = self.trains.last_mut() {
+            let whole = (train.end - train.start) == train.messages * train.size;
+            if together
+                && train.together
+                && whole
+                && length <= train.size
+                && train.messages < MAX_TRAIN
+                && self.used - train.start <= MAX_DATAGRAM
+                && train.ecn == ecn
+                && train.endpoint == *endpoint
+            {
+                train.end = self.used;
+                train.messages += 1;
+                return;
+            }
+        }
+        self.trains.push(Train {
+            endpoint: *endpoint,
+            ecn,
+            start,
+            end: self.used,
+            size: length,
+            messages: 1,
+            together,
+        });
+    }
+
+    /// Sends everything and is empty afterwards. What cannot be sent is lost, counted, and told to `failed` where the
+    /// sender can do better next time.
+    pub(crate) fn send(&mut self, socket: Option<&Socket>, metrics: &Metrics, mut failed: impl FnMut(Failure)) {
+        let messages: usize = self.trains.iter().map(|train| train.messages).sum();
+        match socket {
+            Some(socket) => {
+                metrics.sent_packets.add(messages as u64);
+                metrics.sent_bytes.add(self.used as u64);
+                let mut next = 0;
+                while next < self.trains.len() {
+                    next += self.send_some(next, socket, metrics, &mut failed);
+                }
+            }
+            None => metrics.drop(Reason::NoSocket, messages as u64),
+        }
+        self.trains.clear();
+        self.used = 0;
+    }
+
+    /// Sends trains from `first` on; returns how many are done with.
+    fn send_some(
+        &mut self,
+        first: usize,
+        socket: &Socket,
+        metrics: &Metrics,
+        failed: &mut impl FnMut(Failure),
+    ) -> usize {
+        let trains = &self.trains[first..];
+        let segmentation = socket.segmentation();
+        let single = |train: &Train| train.messages == 1 || (segmentation && train.together);
+        if !single(&trains[0]) {
+            self.send_singly(first, socket, metrics);
+            return 1;
+        }
+        let count = trains.iter().take(SLOTS).take_while(|train| single(train)).count();
+        let trains = &trains[..count];
+        let mut names = [const { None }; SLOTS];
+        let mut lengths = [0; SLOTS];
+        for (index, train) in trains.iter().enumerate() {
+            names[index] = Name::new(train.endpoint.address, socket.dual);
+            lengths[index] = train.control(&mut self.controls[index]);
+        }
+        // IPv6 where there is none: such a train ends the batch and, alone, fails.
+        let reachable = names[..count].iter().take_while(|name| name.is_some()).count();
+        if reachable == 0 {
+            metrics.drop(Reason::SendFailed, trains[0].messages as u64);
+            return 1;
+        }
+        let datagrams = trains[..reachable].iter().enumerate().filter_map(|(index, train)| {
+            Some(Outgoing {
+                name: names[index].as_ref()?.bytes(),
+                control: &self.controls[index].0[..lengths[index]],
+                data: &self.buffer[train.start..train.end],
+            })
+        });
+        metrics.send_calls.add(1);
+        match self.ring.send(socket.fd(), datagrams) {
+            Ok(sent) => {
+                trains[..sent].iter().for_each(|train| metrics.send_sizes.add(train.messages));
+                sent.max(1)
+            }
+            Err(error) => self.recover(first, &error, socket, metrics, failed),
+        }
+    }
+
+    /// Train `first` was refused; returns how many trains are done with.
+    fn recover(
+        &mut self,
+        first: usize,
+        error: &io::Error,
+        socket: &Socket,
+        metrics: &Metrics,
+        failed: &mut impl FnMut(Failure),
+    ) -> usize {
+        let train = &mut self.trains[first];
+        let address = train.endpoint.address;
+        match error.raw_os_error() {
+            Some(libc::EINTR) => return 0,
+            // A device on the way cannot finish checksums: no trains from now on.
+            Some(libc::EIO) if train.messages > 1 => {
+                tracing::warn!(%error, "no more datagram trains: a device on the way cannot cut them");
+                socket.give_up_segmentation();
+                metrics.fallbacks.add(1);
+                return 0;
+            }
+            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
+                if train.endpoint.source.is_some() =>
+            {
+                for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address) {
+                    train.endpoint.source = None;
+                }
+                failed(Failure { address, kind: FailureKind::Source });
+                return 0;
+            }
+            // The path's MTU is smaller than a message: fragments cannot be made of a train.
+            Some(libc::EMSGSIZE | libc::EINVAL) if train.messages > 1 => {
+                train.together = false;
+                metrics.fallbacks.add(1);
+                failed(Failure { address, kind: FailureKind::Train });
+                return 0;
+            }
+            _ => {}
+        }
+        tracing::debug!(%error, endpoint = %address, "not sent");
+        metrics.drop(Reason::SendFailed, train.messages as u64);
+        1
+    }
+
+    /// Sends the messages of one train each for itself.
+    fn send_singly(&mut self, index: usize, socket: &Socket, metrics: &Metrics) {
+        let train = &self.trains[index];
+        let Some(name) = Name::new(train.endpoint.address, socket.dual) else {
+            return metrics.drop(Reason::SendFailed, train.messages as u64);
+        };
+        let control = &mut self.controls[0];
+        let length = Train { messages: 1, ..*train }.control(control);
+        let mut rest = &self.buffer[train.start..train.end];
+        while !rest.is_empty() {
+            let datagrams = rest.chunks(train.size).map(|data| Outgoing {
+                name: name.bytes(),
+                control: &control.0[..length],
+                data,
+            });
+            metrics.send_calls.add(1);
+            let sent = match self.ring.send(socket.fd(), datagrams) {
+                Ok(sent) => {
+                    (0..sent).for_each(|_| metrics.send_sizes.add(1));
+                    sent
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => {
+                    tracing::debug!(%error, endpoint = %train.endpoint.address, "not sent");
+                    metrics.drop(Reason::SendFailed, 1);
+                    1
+                }
+            };
+            rest = rest.get(sent * train.size..).unwrap_or_default();
+        }
+    }
+}
+
+impl Train {
+    fn control(&self, control: &mut Control) -> usize {
+        let mut builder = Builder::new(&mut control.0);
+        let v4 = self.endpoint.address.is_ipv4();
+        if self.messages > 1 {
+            builder.segment(self.size as u16);
+        }
+        if self.ecn != 0 {
+            builder.ecn(v4, self.ecn);
+        }
+        if let Some(source) = self.endpoint.source {
+            builder.source(source);
+        }
+        builder.len()
+    }
+}

@@ -1,0 +1,179 @@
+//! The Noise state machine of one peer: handshake, sessions, timers, cookies.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519;
+
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::metrics::Reason;
+
+/// First byte of a transport data message.
+pub(crate) const DATA: u8 = 4;
+/// First byte of a handshake initiation.
+pub(crate) const INITIATION: u8 = 1;
+/// First byte of a handshake response.
+pub(crate) const RESPONSE: u8 = 2;
+/// First byte of a cookie reply.
+pub(crate) const COOKIE: u8 = 3;
+/// Bytes a data message is longer than its packet.
+pub(crate) const OVERHEAD: usize = 32;
+/// Least room an engine wants for what it writes: a handshake initiation.
+pub(crate) const LEAST_ROOM: usize = 148;
+
+/// What became of a packet to send.
+pub(crate) enum Sealed {
+    /// A data message of so many bytes is in the buffer.
+    Message(usize),
+    /// The packet waits; a handshake initiation of so many bytes is to be sent.
+    Initiation(usize),
+    /// The packet waits for the handshake under way.
+    Waiting,
+}
+
+/// What a message from the network was.
+pub(crate) enum Opened {
+    /// A packet of so many bytes is in the buffer.
+    Packet(usize),
+    /// An empty packet of the peer's, which only says that it lives.
+    Keepalive,
+    /// A message of so many bytes is to be sent back.
+    Answer(usize),
+    /// Nothing to be done.
+    Nothing,
+    /// It was not the peer's, not fresh or not whole.
+    Refused(Reason),
+}
+
+/// A Noise engine. Calls are made under the peer's lock, one at a time; buffers have [`OVERHEAD`] bytes more than the packet
+/// and [`LEAST_ROOM`] at least.
+pub(crate) trait Engine: Send {
+    /// Seals an IP packet (or an empty one, a keepalive) into `out`.
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Sealed;
+    /// Opens a message of any kind whose source was checked, into `out`.
+    fn open(&mut self, message: &[u8], out: &mut [u8]) -> Opened;
+    /// Seals the next packet that waited for a session; returns the message's bytes.
+    fn next_waiting(&mut self, out: &mut [u8]) -> Option<usize>;
+    /// Starts a handshake unless one is under way; returns the message's bytes.
+    fn initiate(&mut self, out: &mut [u8]) -> Option<usize>;
+    /// Lets time pass; returns the bytes of what is to be sent.
+    fn tick(&mut self, out: &mut [u8]) -> Option<usize>;
+    /// Whether there is a session to send with.
+    fn established(&self) -> bool;
+}
+
+/// Who we are, and the guard before every handshake: one for the device.
+pub(crate) struct Identity {
+    pub(crate) private: PrivateKey,
+    pub(crate) public: PublicKey,
+    /// Checks both MACs of a handshake message and answers with cookies under load.
+    pub(crate) gate: RateLimiter,
+    /// For the engines, which want to check again: never under load.
+    open: Arc<RateLimiter>,
+}
+
+impl Identity {
+    /// `limit`: handshake messages a second above which cookies are asked for.
+    pub(crate) fn new(private: PrivateKey, limit: u64) -> Self {
+        let public = private.public();
+        let point = x25519::PublicKey::from(public.0);
+        Self {
+            private,
+            public,
+            gate: RateLimiter::new(&point, limit),
+            open: Arc::new(RateLimiter::new(&point, u64::MAX)),
+        }
+    }
+
+    /// The public key of who sent this handshake initiation.
+    pub(crate) fn initiator(&self, message: &[u8]) -> Option<PublicKey> {
+        use boringtun::noise::{Packet, handshake};
+        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else { return None };
+        let public = x25519::PublicKey::from(self.public.0);
+        let half = handshake::parse_handshake_anon(self.private.secret(), &public, &initiation).ok()?;
+        Some(PublicKey(half.peer_static_public))
+    }
+
+    /// Whether a handshake message may go on to an engine; else what to send back, if anything.
+    pub(crate) fn admit<'a>(&self, from: IpAddr, message: &[u8], reply: &'a mut [u8]) -> Result<(), Option<&'a [u8]>> {
+        match self.gate.verify_packet(Some(from), message, reply) {
+            Ok(_) => Ok(()),
+            Err(TunnResult::WriteToNetwork(cookie)) => Err(Some(cookie)),
+            Err(_) => Err(None),
+        }
+    }
+
+    /// An engine for one peer; `index` is its own 24 bits of receiver indices.
+    pub(crate) fn engine(&self, peer: PublicKey, preshared: Option<&PresharedKey>, index: u32) -> Box<dyn Engine> {
+        Box::new(Boringtun(Tunn::new(
+            self.private.secret().clone(),
+            x25519::PublicKey::from(peer.0),
+            preshared.map(|key| *key.bytes()),
+            None,
+            index,
+            Some(Arc::clone(&self.open)),
+        )))
+    }
+}
+
+struct Boringtun(Tunn);
+
+impl Engine for Boringtun {
+    #[inline]
+    fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Sealed {
+        match self.0.encapsulate(packet, out) {
+            TunnResult::WriteToNetwork(message) if message.first() == Some(&DATA) => Sealed::Message(message.len()),
+            TunnResult::WriteToNetwork(message) => Sealed::Initiation(message.len()),
+            _ => Sealed::Waiting,
+        }
+    }
+
+    #[inline]
+    fn open(&mut self, message: &[u8], out: &mut [u8]) -> Opened {
+        match self.0.decapsulate(None, message, out) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Opened::Packet(packet.len())
+            }
+            TunnResult::WriteToNetwork(answer) => Opened::Answer(answer.len()),
+            TunnResult::Done if message.first() == Some(&DATA) => Opened::Keepalive,
+            TunnResult::Done => Opened::Nothing,
+            TunnResult::Err(error) => Opened::Refused(reason(&error)),
+        }
+    }
+
+    fn next_waiting(&mut self, out: &mut [u8]) -> Option<usize> {
+        written(&self.0.decapsulate(None, &[], out))
+    }
+
+    fn initiate(&mut self, out: &mut [u8]) -> Option<usize> {
+        written(&self.0.format_handshake_initiation(out, false))
+    }
+
+    fn tick(&mut self, out: &mut [u8]) -> Option<usize> {
+        written(&self.0.update_timers(out))
+    }
+
+    fn established(&self) -> bool {
+        self.0.time_since_last_handshake().is_some()
+    }
+}
+
+fn written(result: &TunnResult<'_>) -> Option<usize> {
+    match result {
+        TunnResult::WriteToNetwork(message) => Some(message.len()),
+        _ => None,
+    }
+}
+
+fn reason(error: &WireGuardError) -> Reason {
+    match error {
+        WireGuardError::InvalidCounter | WireGuardError::DuplicateCounter => Reason::Replayed,
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => Reason::NoSession,
+        WireGuardError::InvalidPacket => Reason::Malformed,
+        WireGuardError::WrongTai64nTimestamp => Reason::OldHandshake,
+        _ => Reason::NotAuthentic,
+    }
+}

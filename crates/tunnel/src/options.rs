@@ -1,0 +1,78 @@
+//! The command line, which is wireguard-go's with switches added.
+
+use tracing::level_filters::LevelFilter;
+
+use crate::error::Error;
+
+/// Options of `corax tunnel`; the same command line as `wireguard-go [-f|--foreground] INTERFACE-NAME`.
+///
+/// The switches that begin with `no` give up something the kernel offers; each is found out at run time anyway, so they are
+/// for tests and for kernels that promise what they do not keep.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Name of the TUN device to make; its control socket is /var/run/wireguard/NAME.sock
+    pub name: String,
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = clap::builder::FalseyValueParser::new())]
+    pub foreground: bool,
+    /// Threads a direction; peers are spread over them, a flow never
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub threads: u8,
+    /// No virtio header on the TUN device: one packet a read and a write
+    #[arg(long, help_heading = "Offloads")]
+    pub no_vnet: bool,
+    /// Let the kernel cut TCP before the TUN device, and join none
+    #[arg(long, help_heading = "Offloads")]
+    pub no_tso: bool,
+    /// Let the kernel cut UDP before the TUN device, and join none
+    #[arg(long, help_heading = "Offloads")]
+    pub no_uso: bool,
+    /// Write packets to the TUN device one by one
+    #[arg(long, help_heading = "Offloads")]
+    pub no_join: bool,
+    /// Send datagrams one by one (no UDP_SEGMENT)
+    #[arg(long, help_heading = "Offloads")]
+    pub no_gso: bool,
+    /// Receive datagrams one by one (no UDP_GRO)
+    #[arg(long, help_heading = "Offloads")]
+    pub no_gro: bool,
+}
+
+impl Options {
+    /// The options for device `name` that a plain command line gives, in the foreground.
+    #[must_use]
+    pub fn foreground(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            foreground: true,
+            threads: 1,
+            no_vnet: false,
+            no_tso: false,
+            no_uso: false,
+            no_join: false,
+            no_gso: false,
+            no_gro: false,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let good = (1..16).contains(&self.name.len())
+            && !self.name.contains(|c: char| c == '/' || c.is_whitespace())
+            && !matches!(self.name.as_str(), "." | "..");
+        if good { Ok(()) } else { Err(Error::Name(self.name.clone())) }
+    }
+}
+
+/// The log level that the environment asks for, as wireguard-go reads it: `LOG_LEVEL` of `verbose`, `debug`, `error` or
+/// `silent`; errors and warnings where it is not set.
+#[must_use]
+pub fn log_level() -> LevelFilter {
+    match std::env::var("LOG_LEVEL").as_deref() {
+        Ok("verbose" | "debug") => LevelFilter::DEBUG,
+        Ok("trace") => LevelFilter::TRACE,
+        Ok("info") => LevelFilter::INFO,
+        Ok("error") => LevelFilter::ERROR,
+        Ok("silent") => LevelFilter::OFF,
+        _ => LevelFilter::WARN,
+    }
+}

@@ -1,0 +1,154 @@
+//! From the TUN device to the network: read, cut, seal, send.
+
+use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::metrics::Reason;
+use crate::net::outbox::Outbox;
+use crate::packet::segment::{self, SLACK};
+use crate::packet::{ip, vnet};
+use crate::peer::{Peer, State};
+use crate::tun::Tun;
+
+/// Bytes read before they are sealed; one uncut frame is enough.
+const BATCH: usize = 64 << 10;
+/// Room one read may need: header, packet, padding.
+const FRAME: usize = vnet::LEN + 65_535 + SLACK;
+/// Most frames of a batch.
+const FRAMES: usize = 256;
+/// Sealed bytes that are sent at once.
+const OUTBOX: usize = 64 << 10;
+
+/// The thread's own: buffers and what it last looked up.
+pub(crate) struct Outbound {
+    device: Arc<Device>,
+    tun: Arc<Tun>,
+    /// Which of the sockets it sends by.
+    thread: usize,
+    buffer: Box<[u8]>,
+    frames: Vec<Frame>,
+    outbox: Outbox,
+}
+
+/// A frame in the buffer.
+#[derive(Clone, Copy)]
+struct Frame {
+    start: usize,
+    length: usize,
+    header: vnet::Header,
+}
+
+impl Outbound {
+    pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>, thread: usize) -> Self {
+        Self {
+            device,
+            tun,
+            thread,
+            buffer: vec![0; BATCH + FRAME].into(),
+            frames: Vec::with_capacity(FRAMES),
+            outbox: Outbox::new(OUTBOX),
+        }
+    }
+
+    /// Runs until the device is gone.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        loop {
+            let mut ready = [PollFd::new(self.tun.fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(Error::system("poll of the TUN device")(error.into())),
+            }
+            while self.read()? {
+                self.seal();
+            }
+        }
+    }
+
+    /// Fills the buffer with what is there; false when there is nothing.
+    fn read(&mut self) -> Result<bool, Error> {
+        self.frames.clear();
+        let offset = self.tun.offset();
+        let mut used = 0;
+        while used < BATCH && self.frames.len() < FRAMES {
+            let room = &mut self.buffer[used..][..FRAME - SLACK];
+            let length = match self.tun.read(room) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Error::system("read of the TUN device")(error)),
+            };
+            self.device.metrics.tun_reads.add(1);
+            let header = if self.tun.vnet {
+                room.first_chunk().and_then(vnet::Header::parse)
+            } else {
+                Some(vnet::Header::PLAIN)
+            };
+            match header {
+                Some(header) if length > offset => {
+                    self.frames.push(Frame { start: used + offset, length: length - offset, header });
+                    used += length + SLACK;
+                    if header.gso != vnet::Gso::None {
+                        self.device.metrics.tun_read_gso.add(1);
+                    }
+                }
+                _ => self.device.metrics.drop(Reason::Malformed, 1),
+            }
+        }
+        Ok(!self.frames.is_empty())
+    }
+
+    /// Seals the frames of the buffer and sends them.
+    fn seal(&mut self) {
+        let Self { device, frames, buffer, outbox, .. } = self;
+        let metrics = &device.metrics;
+        let mtu = device.mtu.load(Ordering::Relaxed);
+        let sockets = device.sockets();
+        let socket = sockets.get(self.thread).or(sockets.first()).map(AsRef::as_ref);
+        let table = device.table();
+        let now = Instant::now();
+        // The peer of the last packet, held until the next is another's.
+        let mut last: Option<(IpAddr, &Arc<Peer>)> = None;
+        let mut held: Option<(u32, MutexGuard<'_, State>)> = None;
+        for frame in frames.iter() {
+            let buffer = &mut buffer[frame.start..frame.start + frame.length + SLACK];
+            let Some(destination) = ip::destination(&buffer[..frame.length]) else {
+                metrics.drop(Reason::Malformed, 1);
+                continue;
+            };
+            if last.is_none_or(|(address, _)| address != destination) {
+                last = table.route(destination).map(|peer| (destination, peer));
+            }
+            let Some((_, peer)) = last else {
+                metrics.drop(Reason::NoPeer, 1);
+                continue;
+            };
+            if held.as_ref().is_none_or(|(index, _)| *index != peer.index) {
+                drop(held.take());
+                let mut state = peer.lock();
+                state.touched(now);
+                held = Some((peer.index, state));
+            }
+            let result = segment::segment(buffer, frame.length, &frame.header, mtu, |packet| {
+                if outbox.full() {
+                    drop(held.take());
+                    device.send_by(outbox, &table, socket);
+                }
+                let (_, state) = held.get_or_insert_with(|| (peer.index, peer.lock()));
+                state.seal(packet, outbox, metrics);
+            });
+            if result.is_err() {
+                metrics.drop(Reason::Malformed, 1);
+            }
+        }
+        drop(held);
+        device.send_by(outbox, &table, socket);
+    }
+}

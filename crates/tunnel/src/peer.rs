@@ -1,0 +1,303 @@
+//! One peer: its engine, its endpoint, its counters, behind one lock.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::key::{PresharedKey, PublicKey};
+use crate::metrics::{Metrics, Reason};
+use crate::net::endpoint::Endpoint;
+use crate::net::outbox::{FailureKind, Outbox};
+use crate::noise::{Engine, Identity, Opened, Sealed};
+use crate::packet::ip;
+
+/// How long a path that refused a datagram train is sent single datagrams.
+const SINGLES: Duration = Duration::from_secs(60);
+/// A clock that is this much ahead of where it was expected was set, and did not merely drift.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+
+/// A peer. Its key and index never change; the rest is behind the lock, which is held for a batch.
+pub(crate) struct Peer {
+    pub(crate) key: PublicKey,
+    /// The upper 24 bits of the receiver indices it is given.
+    pub(crate) index: u32,
+    state: Mutex<State>,
+}
+
+/// What changes.
+pub(crate) struct State {
+    key: PublicKey,
+    index: u32,
+    identity: Option<Arc<Identity>>,
+    /// Made when first needed: a peer that never speaks costs no handshake state.
+    engine: Option<Box<dyn Engine>>,
+    /// Wall clock and monotonic clock when the engine was made, which is what its handshakes are stamped with.
+    made: (SystemTime, Instant),
+    preshared: Option<PresharedKey>,
+    endpoint: Option<Endpoint>,
+    /// The path refuses datagram trains until then.
+    singles_until: Option<Instant>,
+    /// Zero for none.
+    keepalive: Duration,
+    /// Last authentic message in either direction.
+    last_traffic: Instant,
+    /// Receiver index of the session that last carried a message to us.
+    confirmed: Option<u32>,
+    pub(crate) last_handshake: Option<SystemTime>,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_packets: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) handshakes: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(key: PublicKey, index: u32, identity: Option<Arc<Identity>>) -> Self {
+        let state = State {
+            key,
+            index,
+            identity,
+            engine: None,
+            made: (SystemTime::now(), Instant::now()),
+            preshared: None,
+            endpoint: None,
+            singles_until: None,
+            keepalive: Duration::ZERO,
+            last_traffic: Instant::now(),
+            confirmed: None,
+            last_handshake: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            rx_packets: 0,
+            tx_packets: 0,
+            handshakes: 0,
+        };
+        Self { key, index, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a panic ends the process, so no lock is poisoned")
+    }
+}
+
+impl State {
+    /// Takes over a new key of our own (or none); what was agreed with the old one ends.
+    pub(crate) fn set_identity(&mut self, identity: Option<Arc<Identity>>) {
+        self.identity = identity;
+        self.forget();
+    }
+
+    /// Changing the key ends the session; setting the same does nothing.
+    pub(crate) fn set_preshared(&mut self, preshared: Option<PresharedKey>) {
+        if self.preshared != preshared {
+            self.preshared = preshared;
+            self.forget();
+        }
+    }
+
+    pub(crate) fn preshared(&self) -> Option<&PresharedKey> {
+        self.preshared.as_ref()
+    }
+
+    /// Setting the address it has keeps the source it was reached from.
+    pub(crate) fn set_endpoint(&mut self, address: SocketAddr) {
+        if self.endpoint.map(|endpoint| endpoint.address) != Some(address) {
+            self.endpoint = Some(Endpoint { address, source: None });
+            self.singles_until = None;
+        }
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.endpoint
+    }
+
+    /// Whether keepalives were off before and are on now.
+    pub(crate) fn set_keepalive(&mut self, interval: Duration) -> bool {
+        let begins = self.keepalive.is_zero() && !interval.is_zero();
+        self.keepalive = interval;
+        begins
+    }
+
+    pub(crate) fn keepalive(&self) -> Duration {
+        self.keepalive
+    }
+
+    fn forget(&mut self) {
+        self.engine = None;
+        self.confirmed = None;
+    }
+
+    fn engine(&mut self) -> Option<&mut Box<dyn Engine>> {
+        if self.engine.is_none() {
+            let identity = self.identity.as_ref()?;
+            self.made = (SystemTime::now(), Instant::now());
+            self.engine = Some(identity.engine(self.key, self.preshared.as_ref(), self.index));
+        }
+        self.engine.as_mut()
+    }
+
+    /// Seals one packet into the outbox. The caller has made sure that there is room.
+    #[inline]
+    pub(crate) fn seal(&mut self, packet: &[u8], outbox: &mut Outbox, metrics: &Metrics) {
+        let Some(endpoint) = self.endpoint else {
+            return metrics.drop(Reason::NoEndpoint, 1);
+        };
+        let together = self.singles_until.is_none();
+        let Some(engine) = self.engine() else {
+            return metrics.drop(Reason::NoKey, 1);
+        };
+        match engine.seal(packet, outbox.room()) {
+            Sealed::Message(length) => {
+                outbox.push(&endpoint, ip::outer_ecn(ip::ecn(packet)), length, together);
+                self.tx_bytes += length as u64;
+                self.tx_packets += 1;
+            }
+            Sealed::Initiation(length) => {
+                metrics.initiations_sent.add(1);
+                outbox.push(&endpoint, 0, length, true);
+                self.tx_bytes += length as u64;
+            }
+            Sealed::Waiting => {}
+        }
+    }
+
+    /// Notes that a batch went to or came from the peer at `now`.
+    #[inline]
+    pub(crate) fn touched(&mut self, now: Instant) {
+        self.last_traffic = now;
+        if self.singles_until.is_some_and(|until| until <= now) {
+            self.singles_until = None;
+        }
+    }
+
+    /// What the network said of a train to this peer.
+    pub(crate) fn send_failed(&mut self, kind: FailureKind, now: Instant) {
+        match kind {
+            FailureKind::Source => {
+                if let Some(endpoint) = &mut self.endpoint {
+                    endpoint.source = None;
+                }
+            }
+            FailureKind::Train => self.singles_until = Some(now + SINGLES),
+        }
+    }
+
+    /// Opens a data message from `from` into `out`. An authentic one tells where the peer is now.
+    #[inline]
+    pub(crate) fn open(&mut self, message: &[u8], index: u32, from: Endpoint, out: &mut [u8]) -> Opened {
+        let Some(engine) = self.engine.as_mut() else {
+            return Opened::Refused(Reason::NoSession);
+        };
+        let opened = engine.open(message, out);
+        if matches!(opened, Opened::Packet(_) | Opened::Keepalive) {
+            self.endpoint = Some(from);
+            self.rx_bytes += message.len() as u64;
+            if self.confirmed != Some(index) {
+                // The first message of a session that we answered for: now both sides have it.
+                self.confirmed = Some(index);
+                self.handshake_done();
+            }
+        }
+        opened
+    }
+
+    /// Takes a handshake message or a cookie that was admitted; answers and what waited go to the outbox, which has room.
+    pub(crate) fn handshake(
+        &mut self,
+        message: &[u8],
+        from: Endpoint,
+        outbox: &mut Outbox,
+        metrics: &Metrics,
+    ) -> Opened {
+        let Some(engine) = self.engine() else {
+            return Opened::Refused(Reason::NoKey);
+        };
+        let opened = engine.open(message, outbox.room());
+        if let Opened::Answer(length) = opened {
+            outbox.push(&from, 0, length, true);
+            self.rx_bytes += message.len() as u64;
+            self.tx_bytes += length as u64;
+            self.last_traffic = Instant::now();
+            if message[0] == crate::noise::RESPONSE {
+                // An initiation does not say where the peer is: it may be an old one, sent again by somebody else.
+                self.endpoint = Some(from);
+                self.confirmed = message.get(8..).and_then(|rest| rest.first_chunk()).map(|b| u32::from_le_bytes(*b));
+                self.handshake_done();
+                self.send_waiting(outbox, metrics);
+            } else if self.endpoint.is_none() {
+                self.endpoint = Some(from);
+            }
+        }
+        opened
+    }
+
+    fn handshake_done(&mut self) {
+        self.last_handshake = Some(SystemTime::now());
+        self.handshakes += 1;
+    }
+
+    /// Sends the packets that waited for a session.
+    pub(crate) fn send_waiting(&mut self, outbox: &mut Outbox, metrics: &Metrics) {
+        let (Some(endpoint), Some(engine)) = (self.endpoint, self.engine.as_mut()) else { return };
+        while !outbox.full() {
+            let Some(length) = engine.next_waiting(outbox.room()) else { return };
+            if outbox.room()[0] != crate::noise::DATA {
+                metrics.initiations_sent.add(1);
+            }
+            outbox.push(&endpoint, 0, length, true);
+            self.tx_bytes += length as u64;
+            self.tx_packets += 1;
+        }
+    }
+
+    /// Lets time pass: keepalives, retries, new handshakes, old keys.
+    pub(crate) fn tick(&mut self, now: Instant, outbox: &mut Outbox, metrics: &Metrics) {
+        let Some(endpoint) = self.endpoint else { return };
+        if let Some(engine) = &mut self.engine {
+            if let Some(length) = engine.tick(outbox.room()) {
+                self.sent_by_timer(endpoint, length, outbox, metrics);
+            } else if engine.established() {
+                self.send_waiting(outbox, metrics);
+            } else if self.clock_was_set(now) {
+                // Handshakes would go on to carry the time of before, which the peer may have seen already.
+                self.forget();
+            }
+        }
+        if !self.keepalive.is_zero() && now.duration_since(self.last_traffic) >= self.keepalive {
+            self.send_keepalive(now, outbox, metrics);
+        }
+    }
+
+    /// Sends an empty packet, or starts the handshake that it needs.
+    pub(crate) fn send_keepalive(&mut self, now: Instant, outbox: &mut Outbox, metrics: &Metrics) {
+        let Some(endpoint) = self.endpoint else { return };
+        self.last_traffic = now;
+        let Some(engine) = self.engine() else { return };
+        let length = if engine.established() {
+            match engine.seal(&[], outbox.room()) {
+                Sealed::Message(length) | Sealed::Initiation(length) => Some(length),
+                Sealed::Waiting => None,
+            }
+        } else {
+            engine.initiate(outbox.room())
+        };
+        if let Some(length) = length {
+            self.sent_by_timer(endpoint, length, outbox, metrics);
+        }
+    }
+
+    fn sent_by_timer(&mut self, endpoint: Endpoint, length: usize, outbox: &mut Outbox, metrics: &Metrics) {
+        if outbox.room()[0] == crate::noise::INITIATION {
+            metrics.initiations_sent.add(1);
+        }
+        outbox.push(&endpoint, 0, length, true);
+        self.tx_bytes += length as u64;
+        self.last_traffic = Instant::now();
+    }
+
+    fn clock_was_set(&self, now: Instant) -> bool {
+        let (wall, monotonic) = self.made;
+        let expected = wall + now.saturating_duration_since(monotonic);
+        SystemTime::now().duration_since(expected).is_ok_and(|ahead| ahead > CLOCK_STEP)
+    }
+}

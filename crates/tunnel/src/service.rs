@@ -1,0 +1,209 @@
+//! The threads of a tunnel, and the one that watches over them.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::inbound::Inbound;
+use crate::link::{Link, News};
+use crate::net;
+use crate::net::outbox::Outbox;
+use crate::options::Options;
+use crate::outbound::Outbound;
+use crate::tun::{self, Tun};
+use crate::uapi::server::{self, Server};
+
+/// MTU of a new device, bytes: an Ethernet's less the most that the tunnel adds (IPv6).
+const MTU: usize = 1420;
+/// How often time passes for the peers.
+const TICK: Duration = Duration::from_millis(250);
+
+/// A tunnel that is ready to run.
+pub(crate) struct Service {
+    device: Arc<Device>,
+    tuns: Vec<Arc<Tun>>,
+    server: Arc<Server>,
+    link: Link,
+    signals: SignalFd,
+    files: Inotify,
+}
+
+impl Service {
+    /// Makes the device and the socket.
+    pub(crate) fn start(options: &Options) -> Result<Self, Error> {
+        let threads = usize::from(options.threads);
+        let wanted = tun::Wanted { vnet: !options.no_vnet, tso: !options.no_tso, uso: !options.no_uso };
+        let (first, name) = Tun::open(&options.name, wanted, threads > 1)?;
+        let mut tuns = vec![Arc::new(first)];
+        for _ in 1..threads {
+            tuns.push(Arc::new(Tun::open(&name, wanted, true)?.0));
+        }
+        let server = Arc::new(Server::listen(&name)?);
+        // Threads inherit this: the signals come here and nowhere else.
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTERM);
+        mask.add(Signal::SIGINT);
+        mask.thread_block().map_err(|error| Error::system("block signals")(error.into()))?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC)
+            .map_err(|error| Error::system("signal descriptor")(error.into()))?;
+        let files = watch(Path::new(server::DIRECTORY)).map_err(Error::system("watch the control socket"))?;
+
+        let link = Link::watch(&name).map_err(Error::system("watch the device"))?;
+        link.configure(MTU).map_err(Error::system("configure the device"))?;
+        let wanted = net::Wanted { segmentation: !options.no_gso, grouping: !options.no_gro };
+        let device = Arc::new(Device::new(name, wanted, threads, MTU));
+        device.gso_writes.store(!options.no_join, Ordering::Relaxed);
+        Ok(Self { device, tuns, server, link, signals, files })
+    }
+
+    /// Runs the threads until the tunnel ends.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        let ended = Arc::new(Ended::new().map_err(Error::system("event descriptor"))?);
+        for (index, tun) in self.tuns.iter().enumerate() {
+            let (device, tun_out) = (Arc::clone(&self.device), Arc::clone(tun));
+            spawn(&format!("out{index}"), &ended, move || Outbound::new(device, tun_out, index).run())?;
+            let (device, tun_in) = (Arc::clone(&self.device), Arc::clone(tun));
+            spawn(&format!("in{index}"), &ended, move || {
+                Inbound::new(device, tun_in, index).run();
+                Ok(())
+            })?;
+        }
+        let (server, device) = (Arc::clone(&self.server), Arc::clone(&self.device));
+        spawn("control", &ended, move || server.serve(&device).map_err(Error::system("control socket")))?;
+        tracing::info!(device = self.device.name, "the tunnel is ready");
+        let result = self.watch(&ended);
+        tracing::info!(device = self.device.name, "the tunnel ends");
+        result
+    }
+
+    /// Lets time pass and follows the device, until there is a reason to end.
+    fn watch(&mut self, ended: &Ended) -> Result<(), Error> {
+        let mut outbox = Outbox::new(64 << 10);
+        let mut next = Instant::now() + TICK;
+        loop {
+            let wait = next.saturating_duration_since(Instant::now()).as_millis() as u16;
+            let mut events = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(ended.event.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.link.fd(), PollFlags::POLLIN),
+                PollFd::new(self.files.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut events, PollTimeout::from(wait)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(Error::system("poll")(error.into())),
+            }
+            let [signal, thread, link, files] = events.map(|event| event.any().unwrap_or(true));
+            if signal {
+                return Ok(());
+            }
+            if thread {
+                return self.thread_ended(ended);
+            }
+            if files {
+                drop(self.files.read_events());
+                if !self.server.stands() {
+                    tracing::info!("the control socket was removed");
+                    return Ok(());
+                }
+            }
+            if link && self.follow_link(&mut outbox)? {
+                return Ok(());
+            }
+            if Instant::now() >= next {
+                self.device.tick(&mut outbox);
+                next = Instant::now() + TICK;
+            }
+        }
+    }
+
+    /// A thread came back: the device is gone, or something is broken.
+    fn thread_ended(&self, ended: &Ended) -> Result<(), Error> {
+        match ended.error.lock().ok().and_then(|mut error| error.take()) {
+            Some(error) if self.tuns[0].exists() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what the news of the device ask for; true when it is gone.
+    fn follow_link(&mut self, outbox: &mut Outbox) -> Result<bool, Error> {
+        for news in self.link.news().map_err(Error::system("news of the device"))? {
+            match news {
+                News::Gone if self.tuns[0].exists() => {
+                    tracing::info!("the device is in another network namespace now");
+                    self.set_up(true, outbox);
+                }
+                News::Gone => return Ok(true),
+                News::State { up, mtu } => {
+                    if self.device.mtu.swap(mtu, Ordering::Relaxed) != mtu || up != self.device.link().up {
+                        self.link.limit_frames(mtu).map_err(Error::system("configure the device"))?;
+                    }
+                    self.set_up(up, outbox);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn set_up(&self, up: bool, outbox: &mut Outbox) {
+        if self.device.link().up == up {
+            return;
+        }
+        match self.device.set_link(|link| link.up = up) {
+            Ok(()) if up => self.device.greet(outbox),
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, port = self.device.link().port, "no socket on this port"),
+        }
+    }
+}
+
+/// How a thread tells that it has ended.
+struct Ended {
+    event: EventFd,
+    error: Mutex<Option<Error>>,
+}
+
+impl Ended {
+    fn new() -> io::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { event, error: Mutex::new(None) })
+    }
+
+    fn tell(&self, result: Result<(), Error>) {
+        if let (Err(error), Ok(mut slot)) = (result, self.error.lock()) {
+            slot.get_or_insert(error);
+        }
+        drop(self.event.write(1));
+    }
+}
+
+fn spawn(
+    name: &str,
+    ended: &Arc<Ended>,
+    work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+) -> Result<(), Error> {
+    let ended = Arc::clone(ended);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || ended.tell(work()))
+        .map(drop)
+        .map_err(Error::system("start a thread"))
+}
+
+fn watch(directory: &Path) -> io::Result<Inotify> {
+    let files = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let events = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE_SELF;
+    files.add_watch(directory, events)?;
+    Ok(files)
+}

@@ -1,0 +1,196 @@
+//! The system calls that no safe crate offers: TUN ioctls, batched datagrams and one socket option setter.
+//!
+//! All `unsafe` of the crate is here. Nothing in this file knows what a packet is.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
+
+/// Longest socket address the rings carry: `struct sockaddr_in6`.
+pub(crate) const NAME: usize = size_of::<libc::sockaddr_in6>();
+/// Bytes of ancillary data a datagram may carry.
+pub(crate) const CONTROL: usize = 128;
+
+/// Ancillary data, aligned as `struct cmsghdr` asks.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub(crate) struct Control(pub(crate) [u8; CONTROL]);
+
+/// Attaches an open `/dev/net/tun` to the device `name` (created where absent) with IFF_* `flags`; returns the
+/// name the kernel gave it.
+pub(crate) fn tun_attach(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Result<String> {
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is, and outlives the call.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
+    // SAFETY: the kernel terminates the name it wrote, and the array was zeroed and longer than `name` before.
+    let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Tells the kernel which offloads (TUN_F_*) the reader of a TUN device takes care of.
+pub(crate) fn tun_set_offload(tun: BorrowedFd<'_>, flags: c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) }).map(drop)
+}
+
+/// Sets an integer socket option.
+pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: pointer and length describe `value`, which outlives the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast::<c_void>(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+/// One datagram, or one train of equal ones, to send.
+#[derive(Clone, Copy)]
+pub(crate) struct Outgoing<'a> {
+    /// Raw socket address of the receiver.
+    pub(crate) name: &'a [u8],
+    /// Ancillary data, empty for none.
+    pub(crate) control: &'a [u8],
+    pub(crate) data: &'a [u8],
+}
+
+/// Room for the headers of one `sendmmsg`, kept between calls so that sending allocates nothing.
+pub(crate) struct SendRing {
+    headers: Box<[mmsghdr]>,
+    vectors: Box<[iovec]>,
+}
+
+impl SendRing {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { headers: empty_headers(slots), vectors: empty_vectors(slots) }
+    }
+
+    /// Sends as many of `datagrams` as fit and as the kernel takes; returns how many. An error speaks of the first.
+    pub(crate) fn send<'a>(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        datagrams: impl Iterator<Item = Outgoing<'a>>,
+    ) -> io::Result<usize> {
+        let mut count = 0;
+        for ((header, vector), out) in self.headers.iter_mut().zip(self.vectors.iter_mut()).zip(datagrams) {
+            *vector = iovec { iov_base: out.data.as_ptr().cast_mut().cast(), iov_len: out.data.len() };
+            header.msg_hdr.msg_name = out.name.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = out.name.len() as _;
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control =
+                if out.control.is_empty() { std::ptr::null_mut() } else { out.control.as_ptr().cast_mut().cast() };
+            header.msg_hdr.msg_controllen = out.control.len() as _;
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(0);
+        }
+        // SAFETY: the first `count` headers were just filled from slices of lifetime 'a, which outlives this call; the
+        // kernel only reads through them. The headers are exclusively ours.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, 0) };
+        check(sent).map(|sent| sent as usize)
+    }
+}
+
+/// Buffers for one `recvmmsg`: equal slots of one contiguous allocation.
+pub(crate) struct RecvRing {
+    headers: Box<[mmsghdr]>,
+    vectors: Box<[iovec]>,
+    names: Box<[[u8; NAME]]>,
+    controls: Box<[Control]>,
+    data: Box<[u8]>,
+    slot: usize,
+}
+
+/// What arrived in one slot.
+pub(crate) struct Incoming<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) control: &'a [u8],
+    pub(crate) data: &'a [u8],
+    /// The datagram was longer than the slot.
+    pub(crate) truncated: bool,
+}
+
+impl RecvRing {
+    pub(crate) fn new(slots: usize, slot: usize) -> Self {
+        Self {
+            headers: empty_headers(slots),
+            vectors: empty_vectors(slots),
+            names: vec![[0; NAME]; slots].into(),
+            controls: vec![Control([0; CONTROL]); slots].into(),
+            data: vec![0; slots * slot].into(),
+            slot,
+        }
+    }
+
+    /// Waits for a datagram, then takes all that are there, as far as slots go; returns how many.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        let slots = self.data.chunks_exact_mut(self.slot).zip(&mut self.names).zip(&mut self.controls);
+        for ((header, vector), ((data, name), control)) in
+            self.headers.iter_mut().zip(self.vectors.iter_mut()).zip(slots)
+        {
+            *vector = iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+            header.msg_hdr.msg_name = name.as_mut_ptr().cast();
+            header.msg_hdr.msg_namelen = NAME as _;
+            header.msg_hdr.msg_iov = vector;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL as _;
+            header.msg_hdr.msg_flags = 0;
+        }
+        // SAFETY: every header points at a slot, a name and a control buffer of its own with their true lengths; all
+        // belong to `self`, which is borrowed exclusively for the call. No timeout is given.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                self.headers.len() as _,
+                libc::MSG_WAITFORONE as _,
+                std::ptr::null_mut(),
+            )
+        };
+        check(received).map(|received| received as usize)
+    }
+
+    /// What the last [`receive`](Self::receive) put into slot `index`.
+    pub(crate) fn incoming(&self, index: usize) -> Incoming<'_> {
+        let header = &self.headers[index];
+        let slot = &self.data[index * self.slot..][..self.slot];
+        Incoming {
+            name: &self.names[index][..(header.msg_hdr.msg_namelen as usize).min(NAME)],
+            control: &self.controls[index].0[..(header.msg_hdr.msg_controllen as usize).min(CONTROL)],
+            data: &slot[..(header.msg_len as usize).min(self.slot)],
+            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        }
+    }
+}
+
+fn empty_headers(slots: usize) -> Box<[mmsghdr]> {
+    // SAFETY: `mmsghdr` is plain old data; all zeroes is a valid value (null pointers, no lengths).
+    (0..slots).map(|_| unsafe { std::mem::zeroed() }).collect()
+}
+
+fn empty_vectors(slots: usize) -> Box<[iovec]> {
+    (0..slots).map(|_| iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }).collect()
+}
+
+fn check(result: c_int) -> io::Result<c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}

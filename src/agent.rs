@@ -1,0 +1,131 @@
+//! The agent: its threads, and what it does at start and end.
+//!
+//! Three threads: one reads manifests, one reconciles, one answers HTTP and signals.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::Args;
+use corax_core::problem::Problem;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::admin::Admin;
+use crate::config::{AdminArgs, NodeArgs};
+use crate::metrics::Metrics;
+use crate::source::Source;
+use crate::source::snapshot::Snapshot;
+use crate::{state, wireguard};
+
+pub mod inbox;
+pub mod node;
+mod reconciler;
+pub mod report;
+mod summary;
+
+use inbox::Inbox;
+use node::Node;
+use reconciler::Reconciler;
+use report::Report;
+
+/// Options of `corax agent`.
+#[derive(Args, Debug)]
+pub struct AgentArgs {
+    /// What decides the node's state.
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Where it answers.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// When the loop last turned.
+#[derive(Clone, Default)]
+pub struct Heartbeat(Arc<AtomicU64>);
+
+impl Heartbeat {
+    /// The longest that the loop waits.
+    pub const MOST: Duration = Duration::from_secs(60);
+
+    /// Says that the loop turns.
+    pub fn beat(&self) {
+        self.0.store(epoch(), Ordering::Relaxed);
+    }
+
+    /// Whether it turned of late.
+    pub fn is_fresh(&self) -> bool {
+        epoch().saturating_sub(self.0.load(Ordering::Relaxed)) < 2 * Self::MOST.as_secs()
+    }
+}
+
+/// Seconds since the epoch; zero for a clock before it.
+pub fn epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Keeps the node's kernel as the Gateways ask, until a signal ends it. What is in the kernel then stays.
+///
+/// # Errors
+/// Where it cannot start: no capability, no netlink, the admin address taken, the state directory in a container's
+/// own layer.
+pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let AgentArgs { node: args, admin } = args;
+    let mut standing = state::prepare(&args.state.state_dir)?;
+    standing.extend(args.problems());
+    let loaded =
+        wireguard::key::load_or_create(&args.state.state_dir, || wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    if let Some(problem) = &loaded.problem {
+        standing.push(Problem::new("the WireGuard key", problem.to_string(), "see the message"));
+    }
+    for problem in &standing {
+        warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+    }
+    let public_key = loaded.key.public().to_string();
+    info!(node = %args.identity.node_name, public_key, version = env!("CARGO_PKG_VERSION"), "starting");
+    let first = Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: epoch(),
+        node: args.identity.node_name.to_string(),
+        public_key,
+        ..Report::default()
+    };
+    let inbox = Inbox::new().context("no eventfd")?;
+    let (reports, watched) = watch::channel(Arc::new(first));
+    let heartbeat = Heartbeat::default();
+    heartbeat.beat();
+    let metrics = Arc::new(Metrics::new(watched.clone()));
+    // The address is taken before anything is changed: a second agent in the same namespace ends here.
+    let listener = std::net::TcpListener::bind(admin.admin)
+        .with_context(|| format!("cannot answer on {}: is another agent running? name another --admin", admin.admin))?;
+    let node = Node::open(args.clone(), loaded.key)?;
+    let source = Source::open(args.source.clone(), Snapshot::new(&args.state.state_dir), args.settings());
+    let reconciler =
+        Reconciler::new(node, Arc::clone(&inbox), reports, Arc::clone(&metrics), heartbeat.clone(), standing);
+    let to = Arc::clone(&inbox);
+    std::thread::Builder::new()
+        .name("source".to_owned())
+        .spawn(move || source.follow(|sourced| to.put(sourced.clone())))
+        .context("cannot start the thread that reads manifests")?;
+    let turning = std::thread::Builder::new()
+        .name("reconciler".to_owned())
+        .spawn(move || reconciler.run())
+        .context("cannot start the thread that reconciles")?;
+    let admin = Admin { reports: watched, metrics, inbox: Arc::clone(&inbox), heartbeat };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(listener, admin))?;
+    inbox.stop();
+    turning.join().map_err(|_| anyhow::anyhow!("the reconciling thread panicked"))
+}
+
+async fn serve(listener: std::net::TcpListener, admin: Admin) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        served = admin.serve(listener) => served,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,239 @@
+//! One node: what it should have, what it has, and the way from one to the other. Shared by the agent, `corax plan`
+//! and `corax cleanup`.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use corax_core::change::Change;
+use corax_core::desired::{Desired, Options};
+use corax_core::facts::Facts;
+use corax_core::object::{Device, LinkKind};
+use corax_core::observed::{Backend, Observed};
+use corax_core::plan::plan;
+use corax_core::topology::{Local, Topology};
+use corax_core::view::View;
+use tracing::{debug, warn};
+
+use crate::config::{NodeArgs, TunnelStart, WireguardMode};
+use crate::kernel::{ApplyError, FactsQuery, Kernel};
+use crate::wireguard::key::PrivateKey;
+use crate::wireguard::userspace::Userspace;
+use crate::wireguard::{self, Driver, process};
+
+/// How often a plan is made anew after it was carried out, at most: a link that was made has more to be set on it.
+const ROUNDS: usize = 6;
+
+/// A node's kernel, and whose WireGuard it uses.
+pub struct Node {
+    args: NodeArgs,
+    kernel: Kernel,
+    driver: Box<dyn Driver>,
+    options: Options,
+    kernel_wireguard: bool,
+}
+
+/// What a node should have, and why.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// What the view means here.
+    pub topology: Topology,
+    /// The kernel objects that should be.
+    pub desired: Desired,
+    /// What the node itself says.
+    pub facts: Facts,
+}
+
+/// What came of a change.
+pub struct Done {
+    /// The change.
+    pub change: Change,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+impl Node {
+    /// Opens the kernel's interfaces in this thread's network namespace, and reads all that is ours.
+    ///
+    /// # Errors
+    /// Where a capability or a part of the kernel is missing.
+    pub fn open(args: NodeArgs, key: PrivateKey) -> anyhow::Result<Self> {
+        let kernel = Kernel::open()?;
+        let kernel_wireguard = match args.wireguard {
+            WireguardMode::Userspace => false,
+            WireguardMode::Kernel => {
+                anyhow::ensure!(
+                    wireguard::probe()?,
+                    "the kernel has no WireGuard: load the module wireguard, or use --wireguard userspace"
+                );
+                true
+            }
+            WireguardMode::Auto => wireguard::probe()?,
+        };
+        let options = Options {
+            userspace: !kernel_wireguard,
+            listen: args.vpn_bind_port,
+            key: key.public(),
+            preshared: args.preshared(),
+        };
+        let driver: Box<dyn Driver> = if kernel_wireguard {
+            Box::new(wireguard::kernel::Kernel::open(key)?)
+        } else {
+            Box::new(Userspace::new(key))
+        };
+        Ok(Self { args, kernel, driver, options, kernel_wireguard })
+    }
+
+    /// The kernel.
+    pub const fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Readable when the kernel has something to say; see [`Kernel::drain`].
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.kernel.fds()
+    }
+
+    /// What the kernel has of ours.
+    pub fn observed(&self) -> &Observed {
+        self.kernel.observed()
+    }
+
+    /// The tunnel's public key and whose WireGuard it is.
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What the node says now.
+    pub fn facts(&mut self, view: &View) -> Facts {
+        let member = view.member(&self.args.identity.node_name);
+        let gateway = member.is_some_and(|(_, domain, member)| {
+            domain.gateway().is_some_and(|gateway| gateway.node == member.node)
+        });
+        let own = member.map(|(name, ..)| name);
+        let others = view.domains.iter().filter(|(name, _)| gateway && Some(*name) != own);
+        let endpoints: BTreeSet<IpAddr> =
+            others.filter_map(|(_, domain)| domain.gateway()?.address).collect();
+        let query = FactsQuery {
+            underlay: member.map(|(_, _, member)| member.underlay),
+            endpoints: endpoints.into_iter().collect(),
+        };
+        let mut facts = self.kernel.facts(&query);
+        facts.kernel_wireguard = self.kernel_wireguard;
+        facts
+    }
+
+    /// What a view asks of the node.
+    pub fn decide(&self, view: &View, facts: Facts) -> Decision {
+        let identity = &self.args.identity;
+        let local = Local {
+            node: &identity.node_name,
+            identity: identity.identity(),
+            mesh: self.args.mesh,
+            nat_traversal: self.args.nat_traversal,
+            addresses: &facts.addresses,
+            api_servers: &self.args.api_server,
+        };
+        let topology = Topology::of(view, &local);
+        let desired = Desired::of(&topology, &facts, &self.options);
+        Decision { topology, desired, facts }
+    }
+
+    /// Reads the tunnels, of which no event tells.
+    pub fn read_tunnels(&mut self) {
+        let Self { kernel, driver, .. } = self;
+        let observed = kernel.observed_mut();
+        observed.unknown.remove(&Backend::WireGuard);
+        let devices: Vec<Device> =
+            observed.links.keys().copied().filter(|device| matches!(device, Device::WireGuard(_))).collect();
+        observed.tunnels.retain(|device, _| devices.contains(device));
+        for device in devices {
+            match driver.read(device) {
+                Ok(Some(tunnel)) => {
+                    observed.tunnels.insert(device, tunnel);
+                }
+                Ok(None) => {
+                    observed.tunnels.remove(&device);
+                }
+                Err(error) => {
+                    warn!(%device, %error, "tunnel not read");
+                    observed.unknown.insert(Backend::WireGuard);
+                }
+            }
+        }
+    }
+
+    /// Makes the kernel be as desired; gives everything that was changed, or could not be.
+    pub fn converge(&mut self, desired: &Desired) -> Vec<Done> {
+        let mut done: Vec<Done> = Vec::new();
+        for _ in 0..ROUNDS {
+            self.read_tunnels();
+            let mut changes = self.kernel.repairs();
+            changes.extend(plan(desired, self.kernel.observed()));
+            if changes.is_empty() {
+                break;
+            }
+            let round = self.apply(changes);
+            let stuck = round.iter().all(|step| step.error.is_some());
+            // What failed before and went well now is no failure.
+            done.retain(|step| step.error.is_none());
+            done.extend(round);
+            if stuck {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,
+    /// so what follows such a start is left to the next round.
+    fn apply(&mut self, mut changes: Vec<Change>) -> Vec<Done> {
+        let start = |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
+        if let Some(at) = changes.iter().position(start) {
+            changes.truncate(at + 1);
+        }
+        let Self { kernel, driver, args, .. } = self;
+        let results = kernel.apply(&changes, &mut |change| {
+            apply_tunnel(driver.as_mut(), args, change)
+                .map_err(|error| ApplyError::new(change, error.to_string(), true))
+        });
+        let errors = results.into_iter().map(|result| result.err().map(|error| error.to_string()));
+        changes.into_iter().zip(errors).map(|(change, error)| Done { change, error }).collect()
+    }
+}
+
+/// Carries out a change of a tunnel.
+fn apply_tunnel(driver: &mut dyn Driver, args: &NodeArgs, change: &Change) -> Result<(), TunnelError> {
+    match change {
+        Change::AddLink(device, _) => return start_tunnel(*device, args),
+        Change::SetTunnel(device, update) => driver.set_tunnel(*device, update)?,
+        Change::SetPeer(device, key, update) => driver.set_peer(*device, *key, update)?,
+        Change::DeletePeer(device, key) => driver.delete_peer(*device, *key)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
+    if args.tunnel == TunnelStart::External {
+        return Err(TunnelError::External(device));
+    }
+    let log = args.state.state_dir.join(format!("{device}.log"));
+    let started = process::spawn(device, Some(&log)).or_else(|error| {
+        // A disk that takes no log must not cost the tunnel.
+        debug!(%error, "starting the tunnel without a log");
+        process::spawn(device, None)
+    });
+    Ok(started?)
+}
+
+/// Why a tunnel is not as it should be.
+#[derive(Debug, thiserror::Error)]
+enum TunnelError {
+    /// Its driver says so.
+    #[error(transparent)]
+    Driver(#[from] wireguard::Error),
+    /// Somebody else is to start it, and has not.
+    #[error("nobody answers for {0}: start `corax tunnel {0}` beside the agent")]
+    External(Device),
+}

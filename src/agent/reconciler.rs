@@ -1,0 +1,246 @@
+//! The loop: something changed, plan, apply, report. It owns the kernel's interfaces and the mirror, in a thread of
+//! its own.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use corax_core::facts::Facts;
+use corax_core::problem::Problem;
+use corax_core::topology::Role;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::inbox::Inbox;
+use super::node::{Decision, Done, Node};
+use super::report::{ChangeReport, Report};
+use super::{Heartbeat, epoch, summary};
+use crate::metrics::Metrics;
+use crate::source::Sourced;
+
+/// How often everything is read again.
+const RESYNC: Duration = Duration::from_secs(60);
+
+/// How often a gateway looks at its tunnels, of which the kernel sends no events.
+const TUNNELS: Duration = Duration::from_secs(5);
+
+/// After a turn that changed something, how long the next gathers what comes on its heels.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Bounds of the time until what failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// The loop's state.
+pub struct Reconciler {
+    node: Node,
+    inbox: Arc<Inbox>,
+    reports: watch::Sender<Arc<Report>>,
+    metrics: Arc<Metrics>,
+    heartbeat: Heartbeat,
+    report: Report,
+    sourced: Option<Sourced>,
+    decision: Decision,
+    /// Problems of the command line and the state directory.
+    standing: Vec<Problem>,
+    times: Times,
+}
+
+/// When something is due.
+struct Times {
+    resync: Instant,
+    tunnels: Instant,
+    gather: Instant,
+    retry: Option<Instant>,
+    backoff: Duration,
+}
+
+impl Times {
+    fn next(&self, gateway: bool, now: Instant) -> Duration {
+        let tunnels = gateway.then_some(self.tunnels);
+        let due = [Some(self.resync), tunnels, self.retry].into_iter().flatten().min().unwrap_or(self.resync);
+        due.saturating_duration_since(now)
+    }
+}
+
+impl Reconciler {
+    /// A loop that has not turned yet.
+    pub fn new(
+        node: Node,
+        inbox: Arc<Inbox>,
+        reports: watch::Sender<Arc<Report>>,
+        metrics: Arc<Metrics>,
+        heartbeat: Heartbeat,
+        standing: Vec<Problem>,
+    ) -> Self {
+        let report = reports.borrow().as_ref().clone();
+        let now = Instant::now();
+        let times =
+            Times { resync: now + RESYNC, tunnels: now + TUNNELS, gather: now, retry: None, backoff: RETRY.0 };
+        Self {
+            node,
+            inbox,
+            reports,
+            metrics,
+            heartbeat,
+            report,
+            sourced: None,
+            decision: Decision::default(),
+            standing,
+            times,
+        }
+    }
+
+    /// Turns until it is told to stop. What is in the kernel stays.
+    pub fn run(mut self) {
+        loop {
+            self.heartbeat.beat();
+            let taken = self.inbox.take();
+            if taken.stop {
+                info!("stopping; the data plane stays as it is");
+                return;
+            }
+            let drained = self.node.kernel().drain();
+            let now = Instant::now();
+            let resync = now >= self.times.resync;
+            if resync {
+                self.resync(now);
+            }
+            let new_view = taken.sourced.is_some();
+            if new_view {
+                self.sourced = taken.sourced;
+                self.report.view.since = epoch();
+            }
+            let facts = drained.facts || resync;
+            let retry = self.times.retry.is_some_and(|at| now >= at);
+            let tunnels = self.decision.topology.role == Role::Gateway && now >= self.times.tunnels;
+            if tunnels {
+                self.times.tunnels = now + TUNNELS;
+            }
+            if new_view || facts || drained.ours || retry || tunnels {
+                self.turn(new_view, facts || new_view, now);
+            } else if taken.refresh {
+                self.node.read_tunnels();
+                self.publish();
+            }
+            self.wait();
+        }
+    }
+
+    fn wait(&self) {
+        let now = Instant::now();
+        // The first change goes at once; those on its heels are gathered.
+        if let Some(rest) = self.times.gather.checked_duration_since(now) {
+            std::thread::sleep(rest);
+        }
+        let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
+        let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let kernel = self.node.fds();
+        let mut fds: Vec<PollFd<'_>> = kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        fds.push(PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN));
+        if let Err(error) = poll(&mut fds, timeout)
+            && error != nix::errno::Errno::EINTR
+        {
+            warn!(%error, "waiting for the kernel's events failed");
+        }
+    }
+
+    fn resync(&mut self, now: Instant) {
+        self.times.resync = now + RESYNC;
+        self.metrics.resyncs.inc();
+        if let Err(error) = self.node.kernel().resync() {
+            warn!(%error, "reading the kernel's state failed; what did not answer stays as it is");
+        }
+    }
+
+    /// One turn: decides where view or facts changed, then makes the kernel be as decided.
+    fn turn(&mut self, new_view: bool, new_facts: bool, now: Instant) {
+        let Some(view) = self.sourced.as_ref().and_then(|sourced| sourced.view.clone()) else {
+            // Nothing is known: nothing is deleted.
+            self.publish();
+            return;
+        };
+        let begun = Instant::now();
+        if new_facts {
+            let facts = self.node.facts(&view);
+            if new_view || facts != self.decision.facts {
+                self.decide(&view, facts);
+            }
+        }
+        let done = self.node.converge(&self.decision.desired);
+        let changed = !done.is_empty();
+        self.record(done);
+        self.metrics.turn(begun.elapsed(), changed);
+        if changed {
+            self.times.gather = Instant::now() + GATHER;
+        }
+        if self.report.view.failed.is_empty() {
+            self.times.retry = None;
+            self.times.backoff = RETRY.0;
+        } else if self.times.retry.is_none_or(|at| now >= at) {
+            self.times.retry = Some(now + self.times.backoff);
+            self.times.backoff = (self.times.backoff * 2).min(RETRY.1);
+        }
+        self.publish();
+    }
+
+    fn decide(&mut self, view: &corax_core::view::View, facts: Facts) {
+        let before = std::mem::take(&mut self.decision.topology);
+        self.decision = self.node.decide(view, facts);
+        let topology = &self.decision.topology;
+        if (topology.role, &topology.gateway) != (before.role, &before.gateway) {
+            info!(
+                role = ?topology.role,
+                domain = topology.domain.as_ref().map_or("", |name| name.as_str()),
+                gateway = topology.gateway.as_ref().map_or("", |name| name.as_str()),
+                "this node's role"
+            );
+        }
+        for problem in topology.problems.iter().filter(|problem| !before.problems.contains(problem)) {
+            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+        }
+    }
+
+    fn record(&mut self, done: Vec<Done>) {
+        let at = epoch();
+        let mut failed = Vec::new();
+        for Done { change, error } in done {
+            self.metrics.change(&change, error.is_none());
+            // Ten thousand lines are of use to nobody; making them is not free.
+            let line = change.to_string();
+            match &error {
+                None => debug!(change = line, "changed"),
+                Some(error) => {
+                    let text = format!("{line}: {error}");
+                    if !self.report.view.failed.contains(&text) {
+                        error!(change = line, %error, "refused by the kernel");
+                    }
+                    failed.push(text);
+                }
+            }
+            self.report.remember(ChangeReport { at, line, error });
+        }
+        self.report.view.failed = failed;
+    }
+
+    fn publish(&mut self) {
+        let sourced = self.sourced.as_ref();
+        let view = sourced.and_then(|sourced| sourced.view.as_deref());
+        self.report.view.revision = sourced.map_or(0, |sourced| sourced.revision);
+        self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
+        let problems = self
+            .standing
+            .iter()
+            .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
+            .chain(view.into_iter().flat_map(|view| &view.problems))
+            .chain(&self.decision.topology.problems)
+            .chain(&self.decision.facts.problems);
+        self.report.problems = problems.cloned().collect();
+        match self.node.kernel().drops() {
+            Ok(drops) => summary::drops(&mut self.report, drops),
+            Err(error) => debug!(%error, "drop counters not read"),
+        }
+        summary::fill(&mut self.report, &self.decision, self.node.observed(), view);
+        self.reports.send_replace(Arc::new(self.report.clone()));
+    }
+}

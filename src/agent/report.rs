@@ -1,0 +1,151 @@
+//! What the agent tells of itself: `/status`, `corax status`, and most of `/metrics`.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use corax_core::mac::Mac;
+use corax_core::name::{DomainName, NodeName};
+use corax_core::problem::Problem;
+use corax_core::topology::{RemoteDomain, Role};
+use serde::{Deserialize, Serialize};
+
+/// How many of the last changes are kept.
+const KEPT: usize = 50;
+
+/// The state of an agent. Times are seconds since the epoch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Corax's version.
+    pub version: String,
+    /// When the agent started.
+    pub started: u64,
+    /// The node.
+    pub node: String,
+    /// What it is to its domain.
+    pub role: Role,
+    /// Its domain.
+    pub domain: Option<DomainName>,
+    /// The domain's gateway node.
+    pub gateway: Option<NodeName>,
+    /// Whether members reach each other over the overlay.
+    pub mesh: bool,
+    /// Its underlay address.
+    pub underlay: Option<IpAddr>,
+    /// Hardware address of its VTEP.
+    pub vtep: Option<Mac>,
+    /// Its tunnel's public key.
+    pub public_key: String,
+    /// Its own pods' prefixes and those it answers for.
+    pub prefixes: Vec<String>,
+    /// The view.
+    pub view: ViewReport,
+    /// The other domains.
+    pub domains: Vec<DomainReport>,
+    /// Devices.
+    pub devices: Vec<DeviceReport>,
+    /// Tunnels.
+    pub tunnels: Vec<TunnelReport>,
+    /// Kernel objects of ours, by class.
+    pub objects: Vec<(String, usize)>,
+    /// What the nftables table dropped.
+    pub drops: Vec<DropReport>,
+    /// The last changes to the kernel, the newest last.
+    pub last_changes: VecDeque<ChangeReport>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// How far a view is applied.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewReport {
+    /// Counts up with each view read.
+    pub revision: u64,
+    /// When this one was read.
+    pub since: u64,
+    /// The kernel is as this view asks.
+    pub applied: bool,
+    /// Changes that it did not take, at the last try.
+    pub failed: Vec<String>,
+}
+
+/// Another domain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainReport {
+    /// Name, path, gateway and relay.
+    #[serde(flatten)]
+    pub remote: RemoteDomain,
+    /// How many prefixes it has.
+    pub prefixes: usize,
+}
+
+/// A device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceReport {
+    /// Its name.
+    pub name: String,
+    /// `vxlan`, `wireguard` or `tun`.
+    pub kind: String,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// A tunnel to another domain's gateway.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelReport {
+    /// The device.
+    pub device: String,
+    /// The domain at the other end.
+    pub domain: DomainName,
+    /// Its gateway node.
+    pub node: NodeName,
+    /// Its public key.
+    pub key: String,
+    /// Where it was last heard, or is said to be.
+    pub endpoint: Option<String>,
+    /// Seconds since the last handshake.
+    pub handshake_age: Option<u64>,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+}
+
+/// One reason to drop, and how often it was.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DropReport {
+    /// The counter's name.
+    pub reason: String,
+    /// Packets dropped.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A change that was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// When.
+    pub at: u64,
+    /// As a line of iproute2, nft or wg.
+    pub line: String,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Report {
+    /// Remembers a change, and forgets the oldest.
+    pub fn remember(&mut self, change: ChangeReport) {
+        if self.last_changes.len() == KEPT {
+            self.last_changes.pop_front();
+        }
+        self.last_changes.push_back(change);
+    }
+}

@@ -1,0 +1,120 @@
+//! From the loop's state to the report.
+
+use corax_core::desired::Desired;
+use corax_core::object::{Device, LinkKind};
+use corax_core::observed::{NftTable, Observed};
+use corax_core::problem::Problem;
+use corax_core::view::View;
+
+use super::node::Decision;
+use super::report::{DeviceReport, DomainReport, DropReport, Report, TunnelReport};
+
+/// Fills in what the decision and the mirror say.
+pub(super) fn fill(report: &mut Report, decision: &Decision, observed: &Observed, view: Option<&View>) {
+    let topology = &decision.topology;
+    report.role = topology.role;
+    report.domain.clone_from(&topology.domain);
+    report.gateway.clone_from(&topology.gateway);
+    report.mesh = topology.mesh;
+    report.underlay = topology.underlay;
+    report.vtep = topology.mac;
+    report.prefixes = topology.own.iter().chain(&topology.extra).map(ToString::to_string).collect();
+    let domains = topology.domains.iter().map(|remote| {
+        let domain = view.and_then(|view| view.domains.get(&remote.name));
+        let prefixes = domain.map_or(0, |domain| domain.prefixes().count());
+        DomainReport { remote: remote.clone(), prefixes }
+    });
+    report.domains = domains.collect();
+    report.devices = observed
+        .links
+        .iter()
+        .map(|(device, link)| DeviceReport {
+            name: device.to_string(),
+            kind: kind(&link.kind).to_owned(),
+            mtu: link.mtu,
+            up: link.up,
+        })
+        .collect();
+    report.tunnels = tunnels(decision, observed);
+    report.objects = objects(observed);
+    report.problems.extend(key_problem(report, decision, view));
+    report.problems.extend(foreign_links(&decision.desired, decision));
+}
+
+/// Fills in what was dropped.
+pub(super) fn drops(report: &mut Report, drops: Vec<(String, u64, u64)>) {
+    report.drops =
+        drops.into_iter().map(|(reason, packets, bytes)| DropReport { reason, packets, bytes }).collect();
+}
+
+fn kind(kind: &LinkKind) -> &str {
+    match kind {
+        LinkKind::Vxlan(_) => "vxlan",
+        LinkKind::WireGuard => "wireguard",
+        LinkKind::Tun => "tun",
+        LinkKind::Other(kind) => kind,
+    }
+}
+
+fn tunnels(decision: &Decision, observed: &Observed) -> Vec<TunnelReport> {
+    let peers = decision.topology.peers.iter().map(|peer| {
+        let seen = observed.tunnels.iter().find_map(|(device, tunnel)| Some((device, tunnel.peers.get(&peer.key)?)));
+        let (device, seen) = seen.unzip();
+        TunnelReport {
+            device: device.unwrap_or(&Device::WireGuard(0)).to_string(),
+            domain: peer.domain.clone(),
+            node: peer.node.clone(),
+            key: peer.key.to_string(),
+            endpoint: seen.and_then(|seen| seen.peer.endpoint).map(|endpoint| endpoint.to_string()),
+            handshake_age: seen.and_then(|seen| seen.handshake_age).map(|age| age.as_secs()),
+            received: seen.map_or(0, |seen| seen.received),
+            sent: seen.map_or(0, |seen| seen.sent),
+        }
+    });
+    peers.collect()
+}
+
+fn objects(observed: &Observed) -> Vec<(String, usize)> {
+    let peers = observed.tunnels.values().map(|tunnel| tunnel.peers.len()).sum();
+    let counts = [
+        ("link", observed.links.len()),
+        ("address", observed.addresses.len()),
+        ("fdb", observed.fdb.len()),
+        ("neighbour", observed.neighbours.len()),
+        ("nexthop", observed.nexthops.len()),
+        ("route", observed.routes.len()),
+        ("rule", observed.rules.len()),
+        ("peer", peers),
+        ("nft_table", usize::from(observed.nft != NftTable::Absent)),
+        ("nft_element", observed.elements.len()),
+    ];
+    counts.map(|(class, number)| (class.to_owned(), number)).to_vec()
+}
+
+/// The key that others are told is not the node's own: no handshake can succeed.
+fn key_problem(report: &Report, decision: &Decision, view: Option<&View>) -> Option<Problem> {
+    let domain = decision.topology.domain.as_ref()?;
+    let own = view?.domains.get(domain)?.gateway().filter(|gateway| gateway.node.as_str() == report.node)?;
+    let published = own.key?.to_string();
+    (published != report.public_key).then(|| {
+        Problem::new(
+            format!("Gateway {domain}, endpoint {}", report.node),
+            format!("publishes the public key {published}, this node's is {}: no tunnel comes up", report.public_key),
+            "set config.publicKey to what `corax key` prints here",
+        )
+    })
+}
+
+fn foreign_links(desired: &Desired, decision: &Decision) -> Vec<Problem> {
+    if desired.ruleset.is_none() {
+        return Vec::new();
+    }
+    let foreign = decision.facts.foreign_links.iter().map(|(device, why)| {
+        Problem::new(
+            format!("link {device}"),
+            format!("is not Corax's ({why}) and is left alone; nothing is sent by it"),
+            format!("remove it with `ip link del {device}`, or stop what makes it"),
+        )
+    });
+    foreign.collect()
+}

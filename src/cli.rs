@@ -1,0 +1,124 @@
+//! The command line.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage; `corax plan --exit-code` ends with 3 where something would change.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::agent::AgentArgs;
+use crate::command;
+
+/// Joins the isolated networks of one Kubernetes cluster
+#[derive(Parser, Debug)]
+#[command(name = "corax", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Form of the output.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORM", value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Keep this node's network as the Gateways ask
+    Agent(Box<AgentArgs>),
+    /// Show what the agent would change, as lines of iproute2, nft and wg
+    Plan(Box<command::plan::PlanArgs>),
+    /// Show what a running agent says of itself
+    Status(command::status::StatusArgs),
+    /// Remove everything of Corax from this node's kernel
+    Cleanup(command::cleanup::CleanupArgs),
+    /// Print the public key of this node's tunnel; make the key if there is none
+    Key(command::key::KeyArgs),
+    /// Show the hardware address of a node's VTEP
+    Identity(command::identity::IdentityCommand),
+    /// Run WireGuard in user space; a stand-in for wireguard-go
+    Tunnel(corax_tunnel::Options),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Cli {
+    /// Parses the command line. Called by a name that ends in `corax-tunnel`, it is `corax tunnel`.
+    pub fn parse_as_called() -> Self {
+        let mut words: Vec<_> = std::env::args_os().collect();
+        let called = words.first().map(|word| Path::new(word).file_name().unwrap_or_default().to_owned());
+        if called.is_some_and(|name| name == "corax-tunnel") {
+            words.insert(1, "tunnel".into());
+        }
+        Self::parse_from(words)
+    }
+
+    /// Does what was asked.
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Tunnel(options) => {
+                return match corax_tunnel::run(&options) {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(error) => fail(&error.into()),
+                };
+            }
+            Command::Agent(args) => {
+                init_log("info");
+                crate::agent::run(*args).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Plan(args) => {
+                init_log("error");
+                command::plan::run(*args)
+            }
+            Command::Cleanup(args) => {
+                init_log("warn");
+                command::cleanup::run(&args).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Status(args) => command::status::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Key(args) => {
+                init_log("warn");
+                command::key::run(&args).map(|()| ExitCode::SUCCESS)
+            }
+            Command::Identity(args) => command::identity::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "corax", &mut std::io::stdout());
+                Ok(ExitCode::SUCCESS)
+            }
+        };
+        result.unwrap_or_else(|error| fail(&error))
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("corax: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Logs to standard error; `CORAX_LOG` says what, as `RUST_LOG` would, `CORAX_LOG_FORMAT=json` how.
+fn init_log(default: &str) {
+    let filter = EnvFilter::try_from_env("CORAX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    if std::env::var("CORAX_LOG_FORMAT").is_ok_and(|form| form == "json") {
+        log.json().init();
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+}

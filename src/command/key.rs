@@ -1,0 +1,29 @@
+//! `corax key`: the public key of this node's tunnel.
+
+use clap::Args;
+
+use crate::config::StateArgs;
+use crate::{state, wireguard};
+
+/// Options of `corax key`.
+#[derive(Args, Debug)]
+pub struct KeyArgs {
+    /// Where the key is.
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Prints it, and makes the key where there is none.
+///
+/// # Errors
+/// Where there is no key and none can be kept.
+pub fn run(args: &KeyArgs) -> anyhow::Result<()> {
+    state::prepare(&args.state.state_dir)?;
+    let loaded =
+        wireguard::key::load_or_create(&args.state.state_dir, || wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    if let Some(problem) = loaded.problem {
+        return Err(problem.into());
+    }
+    println!("{}", loaded.key.public());
+    Ok(())
+}

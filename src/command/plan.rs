@@ -1,0 +1,83 @@
+//! `corax plan`: what the agent would change, as lines of iproute2, nft and wg. Writes nothing.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use corax_core::problem::Problem;
+use serde::Serialize;
+
+use crate::agent::node::Node;
+use crate::cli::{Output, OutputArgs};
+use crate::config::NodeArgs;
+use crate::source::Source;
+use crate::source::snapshot::Snapshot;
+use crate::wireguard;
+use crate::wireguard::key::PrivateKey;
+
+/// Options of `corax plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// What decides the node's state.
+    #[command(flatten)]
+    node: NodeArgs,
+    /// End with 3 where something would change
+    #[arg(long)]
+    exit_code: bool,
+    /// How it is printed.
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct Planned {
+    changes: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+/// Prints it.
+///
+/// # Errors
+/// Where the kernel cannot be read, or there is no Gateway at all.
+pub fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
+    let PlanArgs { node: args, exit_code, output } = args;
+    let key = wireguard::key::load(&args.state.state_dir)?;
+    let mut problems = Vec::new();
+    let key = key.or_else(|| wireguard::running_key(wireguard::DEFAULT_DEVICE)).unwrap_or_else(|| {
+        let what = "is not there yet; the lines name one that the agent will not have";
+        problems.push(Problem::new("the WireGuard key", what, "make it with `corax key`"));
+        PrivateKey::generate()
+    });
+    let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
+    let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
+    source.refresh(&BTreeSet::new());
+    problems.extend(source.current().problems.iter().cloned());
+    let view = source.current().view.clone();
+    let view = view.with_context(|| match problems.last() {
+        Some(problem) => problem.to_string(),
+        None => "there is no Gateway".to_owned(),
+    })?;
+    let mut node = Node::open(args, key)?;
+    node.read_tunnels();
+    let facts = node.facts(&view);
+    let decision = node.decide(&view, facts);
+    let changes = corax_core::plan::plan(&decision.desired, node.observed());
+    problems.extend(view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned());
+    let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };
+    match output.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&planned)?),
+        Output::Table => {
+            for problem in &planned.problems {
+                println!("# {problem}");
+            }
+            for line in &planned.changes {
+                println!("{line}");
+            }
+            if planned.changes.is_empty() {
+                println!("# nothing to change");
+            }
+        }
+    }
+    Ok(if exit_code && !planned.changes.is_empty() { ExitCode::from(3) } else { ExitCode::SUCCESS })
+}

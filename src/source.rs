@@ -1,0 +1,126 @@
+//! Where Gateways come from: a directory of manifests, and the snapshot of the last good ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corax_core::api::Gateway;
+use corax_core::problem::Problem;
+use corax_core::view::{Settings, View};
+use tracing::{info, warn};
+
+pub mod manifests;
+pub mod snapshot;
+mod watch;
+
+use manifests::Manifests;
+use snapshot::Snapshot;
+
+/// How often the directory is read although nothing was heard of it.
+const RESCAN: Duration = Duration::from_secs(30);
+
+/// Gateways by the file that they came from.
+pub type Files = BTreeMap<String, Vec<Gateway>>;
+
+/// A view with what is to be told of where it came from.
+#[derive(Clone, Debug)]
+pub struct Sourced {
+    /// Counts up with each change.
+    pub revision: u64,
+    /// The view; none while nothing at all is known, which deletes nothing.
+    pub view: Option<Arc<View>>,
+    /// What was wrong with the source itself.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads the manifests of a directory and says when they change.
+pub struct Source {
+    manifests: Manifests,
+    snapshot: Snapshot,
+    settings: Settings,
+    current: Sourced,
+}
+
+impl Source {
+    /// A source that begins with what the snapshot knows.
+    pub fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings) -> Self {
+        let mut problems = Vec::new();
+        let files = match snapshot.load() {
+            Ok(loaded) => {
+                problems.extend(loaded.problem);
+                loaded.files
+            }
+            Err(error) => {
+                problems.push(snapshot_problem(&error));
+                Files::new()
+            }
+        };
+        let view = build(&files, &settings, None);
+        let manifests = Manifests::new(directory, files);
+        Self { manifests, snapshot, settings, current: Sourced { revision: 0, view, problems } }
+    }
+
+    /// Reads what changed in the directory, of which `whole` files were written to their end; true where view or
+    /// problems did.
+    pub fn refresh(&mut self, whole: &BTreeSet<String>) -> bool {
+        let scan = self.manifests.scan(whole);
+        let mut problems = scan.problems;
+        if scan.changed
+            && let Err(error) = self.snapshot.save(self.manifests.files())
+        {
+            problems.push(snapshot_problem(&error));
+        }
+        for problem in problems.iter().filter(|problem| !self.current.problems.contains(problem)) {
+            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+        }
+        let previous = self.current.view.as_deref();
+        let view = if scan.changed || self.current.revision == 0 {
+            build(self.manifests.files(), &self.settings, previous)
+        } else {
+            self.current.view.clone()
+        };
+        let changed = self.current.revision == 0 || view != self.current.view || problems != self.current.problems;
+        if changed {
+            let domains = view.as_ref().map_or(0, |view| view.domains.len());
+            self.current = Sourced { revision: self.current.revision + 1, view, problems };
+            info!(revision = self.current.revision, domains, "view read");
+        }
+        changed
+    }
+
+    /// What is known now.
+    pub const fn current(&self) -> &Sourced {
+        &self.current
+    }
+
+    /// Reads and hands on every change, for ever. Meant for a thread of its own.
+    pub fn follow(mut self, mut each: impl FnMut(&Sourced)) {
+        let mut watch = watch::Watch::new(self.manifests.directory().to_owned());
+        let mut whole = BTreeSet::new();
+        loop {
+            if self.refresh(&whole) {
+                each(&self.current);
+            }
+            whole = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
+        }
+    }
+}
+
+/// The view of all files; none where there is no Gateway at all, which may as well be a directory not yet filled.
+fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<Arc<View>> {
+    let gateways: Vec<Gateway> = files.values().flatten().cloned().collect();
+    if gateways.is_empty() && previous.is_none() {
+        return None;
+    }
+    let view = View::build(&gateways, settings, previous);
+    for problem in view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem))) {
+        warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+    }
+    Some(Arc::new(view))
+}
+
+fn snapshot_problem(error: &snapshot::Error) -> Problem {
+    let remedy = "make the state directory writable; until then a restart without manifests finds nothing";
+    Problem::new("the snapshot", error.to_string(), remedy)
+}

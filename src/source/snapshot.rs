@@ -1,0 +1,152 @@
+//! The last good Gateways on disk, so that a node that boots with nobody to ask finds its network.
+//!
+//! One line of form, length and SHA-256, then JSON. Written beside and renamed; the previous generation is kept.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use corax_core::problem::Problem;
+use sha2::{Digest, Sha256};
+
+use super::Files;
+
+const FORM: &str = "corax-snapshot-1";
+
+/// Why the snapshot is not written, or not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk says no.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What is there is not what was written.
+    #[error("{path}: torn or altered ({what})")]
+    Torn {
+        /// The file.
+        path: PathBuf,
+        /// In which way.
+        what: &'static str,
+    },
+    /// The Gateways do not go into JSON.
+    #[error("cannot be put into JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Where the snapshot is.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    directory: PathBuf,
+    writable: bool,
+}
+
+/// What was read, and what was lost.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The Gateways.
+    pub files: Files,
+    /// The newest generation was no good.
+    pub problem: Option<Problem>,
+}
+
+impl Snapshot {
+    /// The snapshot of a state directory.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into(), writable: true }
+    }
+
+    /// The same, only to be looked at: saving does nothing.
+    pub fn read_only(directory: impl Into<PathBuf>) -> Self {
+        Self { writable: false, ..Self::new(directory) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Reads the newest generation that is whole. None at all is an empty one.
+    ///
+    /// # Errors
+    /// Where there are generations and neither is good.
+    pub fn load(&self) -> Result<Loaded, Error> {
+        let newest = match read(&self.path("snapshot")) {
+            Ok(files) => return Ok(Loaded { files, problem: None }),
+            Err(error) => error,
+        };
+        match read(&self.path("snapshot.previous")) {
+            Ok(files) => {
+                // Between the two renames of a save there is only the previous one: nothing is lost then.
+                let problem = (!is_missing(&newest)).then(|| {
+                    Problem::new(
+                        "the snapshot",
+                        format!("{newest}; the generation before it is used"),
+                        "none needed: the next view is written anew",
+                    )
+                });
+                Ok(Loaded { files, problem })
+            }
+            Err(error) if is_missing(&error) && is_missing(&newest) => Ok(Loaded::default()),
+            Err(_) => Err(newest),
+        }
+    }
+
+    /// Writes a new generation and keeps the last.
+    ///
+    /// # Errors
+    /// Those of the disk; the last generation is then as it was.
+    pub fn save(&self, files: &Files) -> Result<(), Error> {
+        if !self.writable {
+            return Ok(());
+        }
+        let json = serde_json::to_vec(files)?;
+        let (new, newest, previous) =
+            (self.path("snapshot.new"), self.path("snapshot"), self.path("snapshot.previous"));
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, source }
+        };
+        let mut file = File::create(&new).map_err(at(&new))?;
+        let header = format!("{FORM} {} {}\n", json.len(), hex(&json));
+        file.write_all(header.as_bytes()).map_err(at(&new))?;
+        file.write_all(&json).map_err(at(&new))?;
+        file.sync_all().map_err(at(&new))?;
+        // A torn newest one must not push out a whole previous one.
+        if read(&newest).is_ok() {
+            fs::rename(&newest, &previous).map_err(at(&previous))?;
+        }
+        fs::rename(&new, &newest).map_err(at(&newest))?;
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(at(&self.directory))
+    }
+}
+
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+fn read(path: &Path) -> Result<Files, Error> {
+    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let torn = |what| Error::Torn { path: path.to_owned(), what };
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| torn("no first line"))?;
+    let (header, json) = bytes.split_at(end);
+    let json = json.get(1..).unwrap_or_default();
+    let header = std::str::from_utf8(header).map_err(|_| torn("no first line"))?;
+    if header != format!("{FORM} {} {}", json.len(), hex(json)) {
+        return Err(torn("wrong checksum"));
+    }
+    Ok(serde_json::from_slice(json)?)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! WireGuard in user space, over the UAPI socket of its process (`corax tunnel`, `wireguard-go`).
+//!
+//! Source: the cross-platform userspace interface, <https://www.wireguard.com/xplatform/#configuration-protocol>.
+
+mod request;
+mod response;
+mod socket;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use corax_core::change::{PeerUpdate, TunnelUpdate};
+use corax_core::key::PublicKey;
+use corax_core::object::Device;
+use corax_core::observed::ObservedTunnel;
+use nix::errno::Errno;
+
+use super::key::PrivateKey;
+use super::memory::{Clocks, Memory};
+use super::{Driver, Error};
+use response::Response;
+
+pub(crate) use socket::Listener;
+
+/// Where WireGuard's processes have their sockets; `wg` looks here.
+const DIRECTORY: &str = "/var/run/wireguard";
+
+/// Drives tunnel processes by their sockets.
+#[derive(Debug)]
+pub(crate) struct Userspace {
+    key: PrivateKey,
+    directory: PathBuf,
+    memory: Memory,
+    /// Devices whose process does not know how to take a single allowed IP away.
+    replace_only: BTreeSet<Device>,
+}
+
+impl Userspace {
+    /// A driver that sets this key.
+    pub(crate) fn new(key: PrivateKey) -> Self {
+        Self { key, directory: DIRECTORY.into(), memory: Memory::default(), replace_only: BTreeSet::new() }
+    }
+
+    /// The same with another directory of sockets.
+    #[cfg(test)]
+    fn with_directory(self, directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), ..self }
+    }
+
+    /// Sends a set request. The outer error is of the exchange, the inner number the process's own refusal.
+    fn set(&self, verb: &'static str, device: Device, request: &str) -> Result<(), Error> {
+        let path = socket::path(&self.directory, device);
+        let answer = socket::exchange(verb, device, &path, request)?;
+        let Some(answer) = answer else { return Err(Error::Silent { verb, device, path }) };
+        let number = response::errno(&answer).map_err(|what| Error::Malformed { verb, device, what })?;
+        refusal(verb, device, number)
+    }
+}
+
+impl Driver for Userspace {
+    fn read(&mut self, device: Device) -> Result<Option<ObservedTunnel>, Error> {
+        let Some(Response { reading, .. }) = get(&self.directory, device)? else {
+            self.memory.forget_device(device);
+            self.replace_only.remove(&device);
+            return Ok(None);
+        };
+        Ok(Some(self.memory.observe(device, reading, Clocks::read())))
+    }
+
+    fn set_tunnel(&mut self, device: Device, update: &TunnelUpdate) -> Result<(), Error> {
+        let held = self.key.public();
+        if let Some(wanted) = update.key.filter(|wanted| *wanted != held) {
+            return Err(Error::ForeignKey { device, wanted, held });
+        }
+        self.set("set", device, &request::tunnel(update, &self.key))
+    }
+
+    fn set_peer(&mut self, device: Device, key: PublicKey, update: &PeerUpdate) -> Result<(), Error> {
+        let verb = "set a peer of";
+        let single = !self.replace_only.contains(&device);
+        let removes = update.allowed.as_ref().is_some_and(|allowed| !allowed.remove.is_empty());
+        match self.set(verb, device, &request::peer(key, update, single)) {
+            Err(Error::Refused { source, .. }) if single && removes && is_invalid(&source) => {
+                tracing::debug!(%device, "it cannot take single allowed IPs away: they are replaced");
+                self.replace_only.insert(device);
+                self.set(verb, device, &request::peer(key, update, false))?;
+            }
+            result => result?,
+        }
+        if let Some(endpoint) = update.endpoint {
+            self.memory.configure(device, key, endpoint);
+        }
+        Ok(())
+    }
+
+    fn delete_peer(&mut self, device: Device, key: PublicKey) -> Result<(), Error> {
+        self.set("remove a peer of", device, &request::remove(key))?;
+        self.memory.forget_peer(device, key);
+        Ok(())
+    }
+}
+
+/// Whether somebody answers a device's socket, nobody does any more, or there is none.
+///
+/// # Errors
+///
+/// When the socket cannot be tried.
+pub(crate) fn listener(device: Device) -> Result<Listener, Error> {
+    socket::listener(device, &socket::path(Path::new(DIRECTORY), device))
+}
+
+/// The private key that a running process has for a device.
+///
+/// # Errors
+///
+/// When there is one that cannot be read.
+pub(super) fn private_key(device: Device) -> Result<Option<PrivateKey>, Error> {
+    Ok(get(Path::new(DIRECTORY), device)?.and_then(|response| response.key))
+}
+
+/// Asks for everything. None: nobody answers.
+fn get(directory: &Path, device: Device) -> Result<Option<Response>, Error> {
+    let verb = "read";
+    let path = socket::path(directory, device);
+    let Some(answer) = socket::exchange(verb, device, &path, "get=1\n\n")? else { return Ok(None) };
+    let response = response::parse(&answer).map_err(|what| Error::Malformed { verb, device, what })?;
+    refusal(verb, device, response.errno)?;
+    Ok(Some(response))
+}
+
+/// The process's own word: an errno, negative in wireguard-go, positive in the text of the protocol.
+fn refusal(verb: &'static str, device: Device, number: i32) -> Result<(), Error> {
+    if number == 0 {
+        return Ok(());
+    }
+    let source = io::Error::from_raw_os_error(number.saturating_abs());
+    Err(Error::Refused { verb, device, source, detail: String::new() })
+}
+
+fn is_invalid(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .is_some_and(|number| [Errno::EINVAL, Errno::EPROTO].contains(&Errno::from_raw(number)))
+}
+
+#[cfg(test)]
+mod tests;
