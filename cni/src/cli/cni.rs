@@ -26,11 +26,13 @@ pub enum CniCommand {
         /// Stay, and do it again whenever another tool rewrites the configuration
         #[arg(long)]
         watch: bool,
+        /// Where the runtime keeps things
         #[command(flatten)]
         node: Node,
     },
     /// Take the plugin out; live pods' addresses are written back for host-local first
     Uninstall {
+        /// Where the runtime keeps things
         #[command(flatten)]
         node: Node,
     },

@@ -25,6 +25,7 @@ pub enum PinsCommand {
         /// Table for people, JSON for programs
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+        /// Where pins and holds are
         #[command(flatten)]
         places: Places,
     },
@@ -41,6 +42,7 @@ pub enum PinsCommand {
         /// Even while the pod runs: it then keeps the address until its sandbox goes
         #[arg(long)]
         force: bool,
+        /// Where pins and holds are
         #[command(flatten)]
         places: Places,
     },
@@ -49,6 +51,7 @@ pub enum PinsCommand {
         /// Write live holds into this directory as host-local's files, a directory a network
         #[arg(long, value_name = "DIR")]
         host_local: Option<PathBuf>,
+        /// Where pins and holds are
         #[command(flatten)]
         places: Places,
     },
@@ -63,8 +66,10 @@ pub enum PinsCommand {
         /// Table for people, JSON for programs
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
+        /// Where others keep what they know
         #[command(flatten)]
         others: Others,
+        /// Where pins and holds are
         #[command(flatten)]
         places: Places,
     },

@@ -109,7 +109,7 @@ impl<'a> Book<'a> {
     }
 
     /// The pins of one network by address, the losers of double claims left out.
-    pub(crate) fn index(&self, network: &Network) -> Index<'_> {
+    pub(crate) fn index<'b>(&'b self, network: &Network) -> Index<'b> {
         let prefix = network.as_str();
         let of_network = |key: &str| key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(' '));
         let mut index = Index { by_address: Map::default(), void: Vec::new() };

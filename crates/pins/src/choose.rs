@@ -1,6 +1,7 @@
 //! Which address a new pod gets: one never used, else one of a pod known to be gone, else the one released longest ago.
 //! Never one that is held, never one of a pod on the node's last known list.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use crate::book::{Book, Claim, Index, Map};
@@ -21,7 +22,7 @@ pub(crate) trait Outside {
 pub(crate) struct World<'w> {
     pub(crate) network: &'w Network,
     pub(crate) book: &'w Book<'w>,
-    pub(crate) index: Index<'w>,
+    index: OnceCell<Index<'w>>,
     pub(crate) holds: &'w Holds,
     held: Map<IpAddr, Vec<&'w Hold>>,
     pub(crate) pods: Option<&'w PodList>,
@@ -52,7 +53,12 @@ impl<'w> World<'w> {
                 held.entry(address).or_default().push(hold);
             }
         }
-        Self { network, book, index: book.index(network), holds, held, pods, outside }
+        Self { network, book, index: OnceCell::new(), holds, held, pods, outside }
+    }
+
+    /// The network's pins by address; made when first asked for.
+    pub(crate) fn index(&self) -> &Index<'w> {
+        self.index.get_or_init(|| self.book.index(self.network))
     }
 
     /// Holds of an address by others than `own`.
@@ -105,7 +111,7 @@ impl<'w> World<'w> {
         let last = self.holds.last.get(self.network).and_then(|l| l.iter().copied().find(|&a| set.spans(a)));
         let mut choice = None;
         set.walk(last, &mut |address| {
-            if self.index.by_address.contains_key(&address) {
+            if self.index().by_address.contains_key(&address) {
                 return false;
             }
             choice = self.unused(address, own).map(|dead| Choice { address, victim: None, dead });
@@ -115,7 +121,7 @@ impl<'w> World<'w> {
     }
 
     fn used_before(&self, set: &RangeSet, own: Option<&Attachment>, own_key: Option<&str>) -> Option<Choice> {
-        let claims = self.index.by_address.iter();
+        let claims = self.index().by_address.iter();
         let mut candidates: Vec<_> = claims
             .filter(|(address, claim)| Some(claim.key) != own_key && set.range_of(**address).is_some())
             .filter(|(_, claim)| !self.is_listed(claim))

@@ -86,7 +86,7 @@ pub(crate) fn add(
 
     let key = request.pin().map(|id| id.words());
     let entry =
-        key.as_deref().filter(|key| !world.index.void.contains(key)).and_then(|key| world.book.pins.get(key));
+        key.as_deref().filter(|key| !world.index().void.contains(key)).and_then(|key| world.book.pins.get(key));
     let pinned = entry.map(crate::book::Entry::addresses).unwrap_or_default();
     let mut plan = Plan::default();
     let mut addresses = Vec::new();
@@ -153,7 +153,7 @@ fn claim(
     address: IpAddr,
     plan: &mut Plan,
 ) -> Result<(), Error> {
-    if let Some(claim) = world.index.by_address.get(&address).filter(|claim| Some(claim.key) != key) {
+    if let Some(claim) = world.index().by_address.get(&address).filter(|claim| Some(claim.key) != key) {
         match claim.pod() {
             Some(pod) if world.is_listed(claim) => return Err(Error::Pinned { address, pod }),
             _ => plan.durable.push(Entry::End(claim.key.to_owned())),
@@ -203,11 +203,11 @@ pub(crate) fn observe(
     }
     if let Some(key) = request.pin().map(|id| id.words()) {
         match world.book.pins.get(key.as_str()) {
-            Some(entry) if same(&entry.addresses()) && !world.index.void.contains(&key.as_str()) => {
+            Some(entry) if same(&entry.addresses()) && !world.index().void.contains(&key.as_str()) => {
                 plan.rests_on = entry.end;
             }
             entry => {
-                let claims = addresses.iter().filter_map(|a| world.index.by_address.get(a));
+                let claims = addresses.iter().filter_map(|a| world.index().by_address.get(a));
                 let others: BTreeSet<_> = claims.map(|c| c.key).filter(|k| *k != key).collect();
                 plan.durable.extend(others.into_iter().map(|k| Entry::End(k.to_owned())));
                 answer.before = entry.map(crate::book::Entry::addresses);
@@ -286,7 +286,7 @@ pub(crate) fn status(world: &World<'_>, ranges: &Ranges, log: Result<(), Error>)
         (Some(set), _) => Error::Exhausted { set: set.to_string() },
         (None, Err(error)) => error,
     };
-    let comes_home = world.index.by_address.values().any(|claim| {
+    let comes_home = world.index().by_address.values().any(|claim| {
         let addresses = claim.entry.addresses();
         let free = |set: &RangeSet| {
             let home = addresses.iter().copied().find(|&a| set.range_of(a).is_some());

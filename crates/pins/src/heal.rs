@@ -135,3 +135,6 @@ fn forget<'b>(
     present.append(&mut past);
     *kept = present;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What is on disk is torn, flipped, empty, missing or unreadable: the node starts, and says what is lost.
 
+#[path = "support/node.rs"]
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! What is promised of pins and holds, in the words of a user.
 
+#[path = "support/node.rs"]
 mod common;
 
 use std::collections::BTreeSet;
@@ -270,26 +271,6 @@ fn ten_thousand_starts_never_exhaust_a_24() {
     }
     let length = std::fs::metadata(node.log()).unwrap().len();
     assert!(length < 256 << 10, "the log has an end: {length} bytes");
-}
-
-#[test]
-fn where_addresses_never_end_the_log_still_does() {
-    let mut node = Node::new();
-    let r = ranges(&["fd00::/64"]);
-    let home = node.address(&r, "stays", "stays");
-    for n in 0..13_000 {
-        let container = format!("c{n}");
-        // Without a namespace file: this is about the log.
-        let request = request(&format!("job-{n}"), &container, "/nowhere");
-        node.with(|t| {
-            t.add(&r, &request, None).unwrap();
-            t.del(&attachment(&container), Part::Given, None).unwrap();
-        });
-    }
-    let pins = Snapshot::read(&node.store()).pins;
-    assert!((10_000..=12_600).contains(&pins.len()), "{} pins are remembered", pins.len());
-    node.del("stays");
-    assert_eq!(node.address(&r, "stays", "again"), home);
 }
 
 #[test]
