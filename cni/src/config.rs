@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use corax_pins::range::RangeSpec;
-use corax_pins::{ContainerId, Interface, Network, Range, RangeError, RangeSet, Ranges, hostlocal, runtime, store};
+use corax_pins::{
+    ContainerId, Interface, Network, Range, RangeError, RangeSet, Ranges, hostlocal, runtime, store,
+};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde_json::Value;
@@ -266,6 +268,10 @@ impl Config {
     /// The valid attachments, if the runtime said which they are. One that is not a name was never ours.
     pub fn valid(&self) -> Option<std::collections::BTreeSet<(ContainerId, Interface)>> {
         let list = self.valid_attachments.as_ref().or(self.attachments.as_ref())?;
-        Some(list.iter().filter_map(|a| Some((a.container.parse().ok()?, a.interface.parse().ok()?))).collect())
+        Some(
+            list.iter()
+                .filter_map(|a| Some((a.container.parse().ok()?, a.interface.parse().ok()?)))
+                .collect(),
+        )
     }
 }

@@ -1,7 +1,7 @@
 //! One call of the plugin.
 
-mod chain;
 mod call;
+mod chain;
 mod dns;
 mod error;
 mod ipam;
@@ -64,7 +64,10 @@ pub fn run(
         // A container must be able to go even where its configuration is lost.
         Err(error) if verb == Verb::Del => return ipam::del_unknown(&call, &error.to_string()),
         Err(error) => {
-            return Err(Failure::new(Code::Decode, format!("network configuration cannot be decoded: {error}")));
+            return Err(Failure::new(
+                Code::Decode,
+                format!("network configuration cannot be decoded: {error}"),
+            ));
         }
     };
     let version = match Version::of(&config) {
@@ -89,7 +92,12 @@ pub fn run(
 
 fn store(places: &Places, deadline: std::time::Duration) -> Store {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Store::new(&places.state(), &places.run(), if boot.trim().is_empty() { "unknown" } else { &boot }, deadline)
+    Store::new(
+        &places.state(),
+        &places.run(),
+        if boot.trim().is_empty() { "unknown" } else { &boot },
+        deadline,
+    )
 }
 
 /// Unix time in seconds, for people to read.

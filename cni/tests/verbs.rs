@@ -11,7 +11,8 @@ fn results_are_those_of_the_version_asked_for() {
     let node = Node::new();
     node.netns("c1");
     let mut config = ipam(&["10.1.0.0/16", "fd00:1::/64"]);
-    config["ipam"]["routes"] = json!([{ "dst": "0.0.0.0/0", "mtu": 1400 }, { "dst": "::/0", "gw": "fd00:1::1" }]);
+    config["ipam"]["routes"] =
+        json!([{ "dst": "0.0.0.0/0", "mtu": 1400 }, { "dst": "::/0", "gw": "fd00:1::1" }]);
     for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
         config["cniVersion"] = version.into();
         let mut v4 = json!({ "address": "10.1.0.2/16", "gateway": "10.1.0.1" });
@@ -69,18 +70,31 @@ fn errors_have_the_specifications_codes() {
     assert_eq!(code("CHECK", &with("cniVersion", "0.3.1".into())), 1, "CHECK came with 0.4.0");
     assert_eq!(code("GC", &good), 1, "GC came with 1.1.0");
     assert_eq!(code("STATUS", &good), 1, "STATUS came with 1.1.0");
-    for (name, value) in [("CNI_COMMAND", ""), ("CNI_COMMAND", "FLY"), ("CNI_CONTAINERID", ""), ("CNI_CONTAINERID", "a b"),
-        ("CNI_IFNAME", ""), ("CNI_IFNAME", "much-too-long-for-linux"), ("CNI_IFNAME", "a/b"), ("CNI_NETNS", ""), ("CNI_ARGS", "x")]
-    {
+    for (name, value) in [
+        ("CNI_COMMAND", ""),
+        ("CNI_COMMAND", "FLY"),
+        ("CNI_CONTAINERID", ""),
+        ("CNI_CONTAINERID", "a b"),
+        ("CNI_IFNAME", ""),
+        ("CNI_IFNAME", "much-too-long-for-linux"),
+        ("CNI_IFNAME", "a/b"),
+        ("CNI_NETNS", ""),
+        ("CNI_ARGS", "x"),
+    ] {
         let answer = node.call_with("ADD", "c1", None, &good, &[(name, value)]);
         assert_eq!(answer.code(), 4, "{name}={value}");
         assert!(answer.json["details"].as_str().unwrap().contains(name), "{answer:?}");
         assert_eq!(answer.json["cniVersion"], "1.0.0");
     }
     assert_eq!(code("ADD", &json!("no object")), 6);
-    for wrong in [json!([[{ "subnet": "10.1.0.0/31" }]]), json!([[{ "subnet": "10.1.0.1/24" }]]), json!([[{ "subnet": "x" }]]),
-        json!([]), json!([[{}]]), json!([[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "10.1.0.0/25" }]])]
-    {
+    for wrong in [
+        json!([[{ "subnet": "10.1.0.0/31" }]]),
+        json!([[{ "subnet": "10.1.0.1/24" }]]),
+        json!([[{ "subnet": "x" }]]),
+        json!([]),
+        json!([[{}]]),
+        json!([[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "10.1.0.0/25" }]]),
+    ] {
         let mut config = good.clone();
         config["ipam"]["ranges"] = wrong.clone();
         assert_eq!(code("ADD", &config), 7, "{wrong}");
@@ -108,13 +122,20 @@ fn del_always_succeeds() {
     node.del("c1", &config);
     node.netns("c2");
     node.add("c2", "b", &config);
-    for broken in [json!("no object"), json!({}), json!({ "name": "pods", "ipam": { "type": "corax-cni" } }),
-        json!({ "cniVersion": "7", "name": "pods", "ipam": { "type": "corax-cni", "subnet": "nonsense" } })]
-    {
+    for broken in [
+        json!("no object"),
+        json!({}),
+        json!({ "name": "pods", "ipam": { "type": "corax-cni" } }),
+        json!({ "cniVersion": "7", "name": "pods", "ipam": { "type": "corax-cni", "subnet": "nonsense" } }),
+    ] {
         node.del("c2", &broken);
     }
     node.netns("c3");
-    assert_eq!(node.add("c3", "b", &config), ["10.1.0.3"], "what c2 held is free, whatever its configuration had become");
+    assert_eq!(
+        node.add("c3", "b", &config),
+        ["10.1.0.3"],
+        "what c2 held is free, whatever its configuration had become"
+    );
     node.sh("echo torn > /var/lib/corax/pins; echo torn > /run/corax/holds");
     node.del("c3", &config);
     node.sh("rm -rf /run/corax; touch /run/corax");
@@ -188,8 +209,10 @@ fn status_fails_only_where_an_add_would() {
     assert_eq!(status().code(), 50, "exhausted");
     node.del("c1", &config);
     assert!(status().ok, "p1 could come home, or another take its place");
-    node.sh("mount -t tmpfs -o size=16k tmpfs /mnt; cp /var/lib/corax/pins /mnt; mount --bind /mnt /var/lib/corax
-             dd if=/dev/zero of=/mnt/fill bs=4k 2>/dev/null || true");
+    node.sh(
+        "mount -t tmpfs -o size=16k tmpfs /mnt; cp /var/lib/corax/pins /mnt; mount --bind /mnt /var/lib/corax
+             dd if=/dev/zero of=/mnt/fill bs=4k 2>/dev/null || true",
+    );
     assert!(status().ok, "the disk is full, but p1 could come home");
     assert_eq!(node.add("c1", "p1", &config), ["10.1.0.3"]);
     assert_eq!(status().code(), 50);

@@ -58,7 +58,9 @@ pub struct Edited {
 pub fn inspect(text: &str) -> Result<(Network, bool), ConflistError> {
     let config: Value = serde_json::from_str(text)?;
     let name = config.get("name").and_then(Value::as_str).and_then(|name| name.parse().ok());
-    let ours = plugins(&config).iter().any(|plugin| is(plugin, TYPE) || plugin.get("ipam").is_some_and(|i| is(i, TYPE)));
+    let ours = plugins(&config)
+        .iter()
+        .any(|plugin| is(plugin, TYPE) || plugin.get("ipam").is_some_and(|i| is(i, TYPE)));
     Ok((name.ok_or(ConflistError::NoName)?, ours))
 }
 
@@ -112,7 +114,8 @@ pub fn revert(text: &str) -> Result<String, ConflistError> {
     for plugin in plugins_mut(&mut config) {
         let flannel = is(plugin, "flannel");
         let Some(plugin) = plugin.as_object_mut() else { continue };
-        let Some(section) = plugin.get_mut("ipam").filter(|i| is(i, TYPE)).and_then(Value::as_object_mut) else {
+        let Some(section) = plugin.get_mut("ipam").filter(|i| is(i, TYPE)).and_then(Value::as_object_mut)
+        else {
             continue;
         };
         section.insert("type".into(), "host-local".into());

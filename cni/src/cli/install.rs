@@ -137,7 +137,8 @@ impl Installation {
             transaction.retire(&network, true)?;
             let done = self.data_dir(&text).and_then(|data| {
                 let written = write_back(&transaction, &network, &data)?;
-                replace(&file, restored.as_bytes(), Some(&file), 0o644).with_context(|| file.display().to_string())?;
+                replace(&file, restored.as_bytes(), Some(&file), 0o644)
+                    .with_context(|| file.display().to_string())?;
                 Ok(written)
             });
             let written_back = match done {
@@ -148,7 +149,14 @@ impl Installation {
                 }
             };
             let _ = fs::remove_file(self.memory(&file));
-            reports.push(Report { file, network, outcome, changed: true, imported: Vec::new(), written_back });
+            reports.push(Report {
+                file,
+                network,
+                outcome,
+                changed: true,
+                imported: Vec::new(),
+                written_back,
+            });
         }
         Ok(reports)
     }
@@ -187,7 +195,10 @@ impl Installation {
         let kinds = ["conf", "conflist", "json"];
         paths.retain(|path| path.extension().and_then(|e| e.to_str()).is_some_and(|e| kinds.contains(&e)));
         paths.sort();
-        Ok(paths.into_iter().filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text))).collect())
+        Ok(paths
+            .into_iter()
+            .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
+            .collect())
     }
 
     fn choose(&self) -> anyhow::Result<Option<(PathBuf, String)>> {
@@ -221,12 +232,17 @@ impl Installation {
 }
 
 /// Writes the live holds of a network into host-local's directory. Addresses of another IPAM are not host-local's affair.
-pub(super) fn write_back(transaction: &Transaction<'_>, network: &Network, data: &Path) -> anyhow::Result<usize> {
+pub(super) fn write_back(
+    transaction: &Transaction<'_>,
+    network: &Network,
+    data: &Path,
+) -> anyhow::Result<usize> {
     let live: Vec<_> = transaction.live(network).into_iter().filter(|hold| !hold.seen).collect();
     let all = live.iter().flat_map(|hold| hold.addresses.iter().map(|&address| (address, &hold.attachment)));
     let directory = HostLocal::new(data, network, Path::new(runtime::CACHE));
     let written = directory.write(all, crate::config::LOCK_TIMEOUT);
-    written.with_context(|| format!("live holds cannot be written back to {}", directory.directory().display()))
+    written
+        .with_context(|| format!("live holds cannot be written back to {}", directory.directory().display()))
 }
 
 /// Puts bytes at a path so that a reader, and a crash, finds the old file or the new one; mode and owner as `like` has.
@@ -235,7 +251,8 @@ fn replace(path: &Path, bytes: &[u8], like: Option<&Path>, mode: u32) -> io::Res
     // A name that no runtime takes for a configuration or a plugin.
     let beside = path.with_file_name(format!(".{name}.corax-new"));
     let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
         match like.and_then(|like| fs::metadata(like).ok()) {
             Some(like) => {
                 file.set_permissions(fs::Permissions::from_mode(like.mode()))?;

@@ -95,7 +95,12 @@ impl PinsCommand {
     }
 }
 
-fn list(network: Option<Network>, namespace: Option<String>, output: Output, places: &Places) -> anyhow::Result<()> {
+fn list(
+    network: Option<Network>,
+    namespace: Option<String>,
+    output: Output,
+    places: &Places,
+) -> anyhow::Result<()> {
     let mut snapshot = Snapshot::read(&places.store());
     snapshot.pins.retain(|pin| network.as_ref().is_none_or(|n| *n == pin.network));
     snapshot.pins.retain(|pin| namespace.as_ref().is_none_or(|n| n == pin.namespace.as_str()));
@@ -142,7 +147,8 @@ fn release(
         Some(network) => network,
         None => {
             let pins = Snapshot::read(&store).pins.into_iter();
-            let mut networks: Vec<_> = pins.filter(|pin| pin.id().pod == pod).map(|pin| pin.network).collect();
+            let mut networks: Vec<_> =
+                pins.filter(|pin| pin.id().pod == pod).map(|pin| pin.network).collect();
             networks.dedup();
             match &networks[..] {
                 [one] => one.clone(),
@@ -212,7 +218,8 @@ fn import_host_local(
         all.extend(imported.into_iter().map(|i| (network.clone(), i)));
     }
     if output == Output::Json {
-        let all: Vec<_> = all.iter().map(|(network, i)| serde_json::json!({ "network": network, "import": i })).collect();
+        let all: Vec<_> =
+            all.iter().map(|(network, i)| serde_json::json!({ "network": network, "import": i })).collect();
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
         print_imported(&all);
@@ -232,7 +239,13 @@ pub(super) fn print_imported(all: &[(Network, Imported)]) {
             Outcome::Leak => "leaked, now free",
         };
         let container = i.container.chars().take(13).collect();
-        [network.to_string(), addresses(&i.addresses), container, i.pod.clone().unwrap_or_default(), outcome.into()]
+        [
+            network.to_string(),
+            addresses(&i.addresses),
+            container,
+            i.pod.clone().unwrap_or_default(),
+            outcome.into(),
+        ]
     };
     table(["NETWORK", "ADDRESSES", "CONTAINER", "POD", "OUTCOME"], all.iter().map(row));
 }

@@ -129,6 +129,8 @@ impl Call {
 pub(super) fn del_later(store: &corax_pins::Store, own: &Attachment, part: Part, why: &corax_pins::Error) {
     match store.del_later(own, part, super::now()) {
         Ok(()) => super::say(&format!("{why}; the release is left to the next call")),
-        Err(error) => super::say(&format!("{why}; nor can a note be left ({error}): freed when its netns is gone")),
+        Err(error) => {
+            super::say(&format!("{why}; nor can a note be left ({error}): freed when its netns is gone"))
+        }
     }
 }

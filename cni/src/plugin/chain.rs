@@ -112,7 +112,9 @@ fn check(call: &Call, config: &Config, network: &Network) -> Result<(), Failure>
     let (Some(mtu), Some(netns)) = (mtu(config), &call.netns) else { return Ok(()) };
     match route_mtu::larger(netns, own.interface.as_str(), mtu).map_err(route_failure)? {
         None => Ok(()),
-        Some(route) => Err(Failure::new(Code::Check, format!("route {route} of the pod has an MTU above {mtu}"))),
+        Some(route) => {
+            Err(Failure::new(Code::Check, format!("route {route} of the pod has an MTU above {mtu}")))
+        }
     }
 }
 

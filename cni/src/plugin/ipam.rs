@@ -56,7 +56,10 @@ fn add(
     tell(&mut transaction);
     let answer = outcome?;
     if let (Some(before), Some(pod)) = (&answer.before, &request.pod) {
-        say(&format!("pod {pod} on network {network} was at {before:?} and is at {:?} now", answer.addresses));
+        say(&format!(
+            "pod {pod} on network {network} was at {before:?} and is at {:?} now",
+            answer.addresses
+        ));
     }
     Ok(output::ipam_result(version, &ranges, &answer.addresses, &ipam.routes, dns))
 }

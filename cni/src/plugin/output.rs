@@ -89,7 +89,9 @@ pub(super) fn ipam_result(
     let route = |route: &Value| match route {
         Value::Object(route) if !version.has_route_metrics() => {
             let known = |key: &str| matches!(key, "dst" | "gw");
-            Value::Object(route.iter().filter(|(k, _)| known(k)).map(|(k, v)| (k.clone(), v.clone())).collect())
+            Value::Object(
+                route.iter().filter(|(k, _)| known(k)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+            )
         }
         other => other.clone(),
     };

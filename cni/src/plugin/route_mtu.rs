@@ -33,7 +33,8 @@ pub(super) fn set(netns: &str, interface: &str, mtu: u32) -> Result<(), RouteErr
     inside(netns, |socket| {
         for route in larger_routes(socket, interface, mtu)? {
             let name = describe(&route);
-            replace(socket, with_mtu(route, mtu)).map_err(|e| (format!("route {name} cannot be given an MTU"), e))?;
+            replace(socket, with_mtu(route, mtu))
+                .map_err(|e| (format!("route {name} cannot be given an MTU"), e))?;
         }
         Ok(())
     })
@@ -64,7 +65,11 @@ fn inside<T: Send>(
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
             let socket = entered().map_err(|source| RouteError::Netns { path: path.to_owned(), source })?;
-            work(&socket).map_err(|(what, source)| RouteError::Netlink { what, path: path.to_owned(), source })
+            work(&socket).map_err(|(what, source)| RouteError::Netlink {
+                what,
+                path: path.to_owned(),
+                source,
+            })
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -168,7 +173,8 @@ fn ask(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<
         let (datagram, _) = socket.recv_from_full()?;
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {
-            let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+            let answer =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
             let length = usize::try_from(answer.header.length).unwrap_or(usize::MAX).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
             match answer.payload {

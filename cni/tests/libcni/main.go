@@ -1,7 +1,7 @@
 // A container runtime that has nothing but libcni: the reference implementation of the side that calls plugins.
 //
 //	runtime add|del|check CONFLIST CONTAINER NETNS IFNAME [KEY=VALUE…]
-//	runtime gc CONFLIST [CONTAINER:IFNAME…]     ("-" for no list at all)
+//	runtime gc CONFLIST [CONTAINER:IFNAME…]
 //	runtime status CONFLIST
 //
 // Plugins are found in $CNI_PATH, results are cached in /var/lib/cni. The result, or the plugin's error, is JSON on standard
@@ -34,13 +34,9 @@ func run() error {
 		return cni.GetStatusNetworkList(ctx, list)
 	case "gc":
 		args := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{}}
-		if len(arguments) > 1 && arguments[1] == "-" {
-			args = nil
-		} else {
-			for _, pair := range arguments[1:] {
-				id, ifname, _ := strings.Cut(pair, ":")
-				args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: ifname})
-			}
+		for _, pair := range arguments[1:] {
+			id, ifname, _ := strings.Cut(pair, ":")
+			args.ValidAttachments = append(args.ValidAttachments, types.GCAttachment{ContainerID: id, IfName: ifname})
 		}
 		return cni.GCNetworkList(ctx, list, args)
 	}

@@ -35,7 +35,14 @@ pub fn libcni() -> &'static Path {
         need_go();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libcni");
         let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libcni-runtime");
-        let built = Command::new("go").arg("build").arg("-o").arg(&binary).arg(".").current_dir(source).output().unwrap();
+        let built = Command::new("go")
+            .arg("build")
+            .arg("-o")
+            .arg(&binary)
+            .arg(".")
+            .current_dir(source)
+            .output()
+            .unwrap();
         assert!(built.status.success(), "go build: {}", String::from_utf8_lossy(&built.stderr));
         binary
     })
@@ -181,7 +188,8 @@ impl Node {
 }
 
 pub fn feed(mut command: Command, input: &[u8]) -> Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // One that answers without reading closes the pipe.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()

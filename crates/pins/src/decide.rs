@@ -85,8 +85,10 @@ pub(crate) fn add(
     }
 
     let key = request.pin().map(|id| id.words());
-    let entry =
-        key.as_deref().filter(|key| !world.index().void.contains(key)).and_then(|key| world.book.pins.get(key));
+    let entry = key
+        .as_deref()
+        .filter(|key| !world.index().void.contains(key))
+        .and_then(|key| world.book.pins.get(key));
     let pinned = entry.map(crate::book::Entry::addresses).unwrap_or_default();
     let mut plan = Plan::default();
     let mut addresses = Vec::new();

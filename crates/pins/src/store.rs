@@ -281,8 +281,9 @@ impl Transaction<'_> {
         self.run(&id.network, None, |world| {
             let mut plan = Plan { holds, ..Plan::default() };
             let key = id.words();
-            let free =
-                addresses.iter().all(|a| world.index().by_address.get(a).is_none_or(|claim| claim.key == key));
+            let free = addresses
+                .iter()
+                .all(|a| world.index().by_address.get(a).is_none_or(|claim| claim.key == key));
             if free && !world.book.pins.contains_key(key.as_str()) {
                 plan.durable.push(Entry::Pin { key, addresses, seen: false });
             }

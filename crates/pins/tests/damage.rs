@@ -14,7 +14,8 @@ fn small() -> (Node, BTreeMap<String, String>, Vec<u8>) {
     let mut node = Node::new();
     let r = ranges(&["10.0.0.0/24"]);
     let pods = ["a", "b", "c"];
-    let homes = pods.iter().map(|pod| ((*pod).to_owned(), node.address(&r, pod, &format!("{pod}1")))).collect();
+    let homes =
+        pods.iter().map(|pod| ((*pod).to_owned(), node.address(&r, pod, &format!("{pod}1")))).collect();
     node.del("b1");
     let log = fs::read(node.log()).unwrap();
     (node, homes, log)
@@ -34,13 +35,16 @@ fn come_home(node: &mut Node, homes: &BTreeMap<String, String>, log: &[u8], what
 #[test]
 fn a_log_torn_at_any_byte_loses_only_what_was_behind_it() {
     let (mut node, homes, log) = small();
-    let ends: Vec<_> = ["pin", "pin", "pin"].iter().scan(0, |from, kind| {
-        let word = format!(" {kind} ");
-        let at = log[*from..].windows(5).position(|w| w == word.as_bytes())? + *from;
-        let end = at + log[at..].iter().position(|&b| b == b'\n')? + 1;
-        *from = end;
-        Some(end)
-    }).collect();
+    let ends: Vec<_> = ["pin", "pin", "pin"]
+        .iter()
+        .scan(0, |from, kind| {
+            let word = format!(" {kind} ");
+            let at = log[*from..].windows(5).position(|w| w == word.as_bytes())? + *from;
+            let end = at + log[at..].iter().position(|&b| b == b'\n')? + 1;
+            *from = end;
+            Some(end)
+        })
+        .collect();
     assert_eq!(ends.len(), 3);
     for cut in 0..=log.len() {
         let whole = ends.iter().filter(|&&end| end <= cut).count();

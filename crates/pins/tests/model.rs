@@ -67,7 +67,10 @@ impl Model {
             Ok(answer) => self.added(pod, container, answer.addresses),
             Err(Error::Held { address, container, .. }) => {
                 let holder = self.live.iter().find(|(c, ..)| *c == container.as_str());
-                assert!(holder.is_some_and(|(.., a)| a.contains(&address)), "{container} does not hold {address}");
+                assert!(
+                    holder.is_some_and(|(.., a)| a.contains(&address)),
+                    "{container} does not hold {address}"
+                );
                 assert!(self.homes[pod].contains(&address), "{address} is not {pod}'s");
             }
             Err(Error::Exhausted { .. }) => self.exhausted(pod),
@@ -78,12 +81,16 @@ impl Model {
     fn added(&mut self, pod: &str, container: String, addresses: Vec<IpAddr>) {
         assert_eq!(addresses.len(), self.ranges.sets().len());
         for (holder, _, held) in &self.live {
-            assert!(!held.iter().any(|a| addresses.contains(a)), "{addresses:?} of {container} are held by {holder}");
+            assert!(
+                !held.iter().any(|a| addresses.contains(a)),
+                "{addresses:?} of {container} are held by {holder}"
+            );
         }
         if let Some(home) = self.homes.get(pod) {
             assert_eq!(*home, addresses, "{pod} was promised another");
         }
-        let others = self.homes.iter().filter(|(p, home)| *p != pod && home.iter().any(|a| addresses.contains(a)));
+        let others =
+            self.homes.iter().filter(|(p, home)| *p != pod && home.iter().any(|a| addresses.contains(a)));
         let robbed: Vec<_> = others.map(|(p, _)| p.clone()).collect();
         for pod in robbed {
             assert!(!self.listed.contains(&pod), "{pod} is on the node's list and lost its address");
@@ -100,13 +107,18 @@ impl Model {
         let taken: BTreeSet<_> = self.live.iter().flat_map(|(.., a)| a.iter().copied()).collect();
         let protected = self.homes.iter().filter(|(p, _)| self.listed.contains(*p) && *p != pod);
         let protected: BTreeSet<_> = protected.flat_map(|(_, a)| a.iter().copied()).collect();
-        let full = self.all().into_iter().any(|set| set.iter().all(|a| taken.contains(a) || protected.contains(a)));
+        let full =
+            self.all().into_iter().any(|set| set.iter().all(|a| taken.contains(a) || protected.contains(a)));
         assert!(full, "{pod} was refused, {taken:?} are held and {protected:?} protected");
     }
 
     fn all(&self) -> Vec<Vec<IpAddr>> {
         let hosts = |n: u128, v4: bool| -> IpAddr {
-            if v4 { std::net::Ipv4Addr::from_bits(n as u32).into() } else { std::net::Ipv6Addr::from_bits(n).into() }
+            if v4 {
+                std::net::Ipv4Addr::from_bits(n as u32).into()
+            } else {
+                std::net::Ipv6Addr::from_bits(n).into()
+            }
         };
         let v4 = u128::from("10.0.0.0".parse::<std::net::Ipv4Addr>().unwrap().to_bits());
         let v6 = "fd00::".parse::<std::net::Ipv6Addr>().unwrap().to_bits();
@@ -208,7 +220,8 @@ impl Model {
             listed.insert((*self.chance.of(&PODS[..9])).to_owned());
         }
         self.trail.push(format!("list {listed:?}"));
-        let pods: BTreeSet<PodName> = listed.iter().map(|p| format!("default/{p}").parse().unwrap()).collect();
+        let pods: BTreeSet<PodName> =
+            listed.iter().map(|p| format!("default/{p}").parse().unwrap()).collect();
         fs::create_dir_all(self.node.state()).unwrap();
         PodList { log: seen.log, highest: seen.highest, pods }.write(&self.node.state(), 1).unwrap();
         self.listed = listed;
@@ -268,7 +281,10 @@ fn run(seed: u64, subnets: &[&str]) {
     }));
     if outcome.is_err() {
         let from = model.trail.len().saturating_sub(40);
-        panic!("seed {base}, {subnets:?}, operation {at}; the last ones:\n{}", model.trail[from..].join("\n"));
+        panic!(
+            "seed {base}, {subnets:?}, operation {at}; the last ones:\n{}",
+            model.trail[from..].join("\n")
+        );
     }
 }
 

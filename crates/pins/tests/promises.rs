@@ -75,7 +75,10 @@ fn new_pods_get_unused_addresses_then_those_of_gone_pods_then_the_longest_releas
     let r = ranges(&["10.0.0.0/29"]); // .2 to .6
     for (at, pod) in ["a", "b", "c", "d"].iter().enumerate() {
         node.address(&r, pod, &format!("{pod}1"));
-        assert_eq!(node.add(&r, pod, &format!("{pod}1")).unwrap().addresses[0].to_string(), format!("10.0.0.{}", at + 2));
+        assert_eq!(
+            node.add(&r, pod, &format!("{pod}1")).unwrap().addresses[0].to_string(),
+            format!("10.0.0.{}", at + 2)
+        );
     }
     node.del("b1");
     node.del("a1");
@@ -121,7 +124,8 @@ fn a_pod_that_started_after_the_list_is_not_known_to_be_gone() {
         node.address(&r, pod, &format!("{pod}1"));
         node.del(&format!("{pod}1"));
     }
-    let states: Vec<_> = Snapshot::read(&node.store()).pins.iter().map(|p| (p.pod.to_string(), p.state)).collect();
+    let states: Vec<_> =
+        Snapshot::read(&node.store()).pins.iter().map(|p| (p.pod.to_string(), p.state)).collect();
     assert_eq!(states.iter().filter(|(_, s)| *s == PinState::Gone).count(), 1, "{states:?}");
     assert_eq!(node.address(&r, "e", "e1"), "10.0.0.2", "of the one that is known to be gone");
 }
@@ -249,7 +253,8 @@ fn a_lock_that_is_never_released_is_waited_for_only_so_long() {
     let node = Node::new();
     let store = node.store();
     let _held = store.begin(1).unwrap();
-    let hasty = corax_pins::Store::new(&node.state(), &node.run(), "boot-1", std::time::Duration::from_millis(50));
+    let hasty =
+        corax_pins::Store::new(&node.state(), &node.run(), "boot-1", std::time::Duration::from_millis(50));
     let late = hasty.begin(1).unwrap_err();
     assert!(matches!(late, Error::Locked { .. }) && late.passes(), "{late}");
 }

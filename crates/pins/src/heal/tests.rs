@@ -45,7 +45,10 @@ fn a_log_written_anew_says_the_same() {
     assert_eq!(anew.pins.len(), book.pins.len());
     for (key, entry) in &book.pins {
         let other = &anew.pins[key];
-        assert_eq!((entry.addresses, entry.made, entry.taken, entry.freed), (other.addresses, other.made, other.taken, other.freed));
+        assert_eq!(
+            (entry.addresses, entry.made, entry.taken, entry.freed),
+            (other.addresses, other.made, other.taken, other.freed)
+        );
         assert_eq!(book.released(entry), anew.released(other));
     }
 }
