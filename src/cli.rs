@@ -75,7 +75,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Tunnel(options) => {
-                return match corax_tunnel::run(options) {
+                return match corax_tunnel::run(&options) {
                     Ok(()) => ExitCode::SUCCESS,
                     Err(error) => fail(&error.into()),
                 };

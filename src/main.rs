@@ -1,7 +1,5 @@
 //! Corax, the network agent for the edge: joins the isolated networks of one Kubernetes cluster.
 
-use clap::Parser;
-
 mod admin;
 mod agent;
 mod cli;

@@ -20,6 +20,9 @@ use corax_core::observed::ObservedTunnel;
 
 use key::PrivateKey;
 
+/// The device that carries the tunnels of the active gateway.
+pub(crate) const DEFAULT_DEVICE: Device = Device::WireGuard(0);
+
 /// How long one request may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(2);
 

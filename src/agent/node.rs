@@ -16,9 +16,10 @@ use corax_core::view::View;
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
-use crate::kernel::{FactsQuery, Kernel};
+use crate::kernel::{ApplyError, FactsQuery, Kernel};
 use crate::wireguard::key::PrivateKey;
-use crate::wireguard::{self, Driver};
+use crate::wireguard::userspace::Userspace;
+use crate::wireguard::{self, Driver, process};
 
 /// How often a plan is made anew after it was carried out, at most: a link that was made has more to be set on it.
 const ROUNDS: usize = 6;
@@ -57,8 +58,7 @@ impl Node {
     /// # Errors
     /// Where a capability or a part of the kernel is missing.
     pub fn open(args: NodeArgs, key: PrivateKey) -> anyhow::Result<Self> {
-        let mut kernel = Kernel::open()?;
-        kernel.resync()?;
+        let kernel = Kernel::open()?;
         let kernel_wireguard = match args.wireguard {
             WireguardMode::Userspace => false,
             WireguardMode::Kernel => {
@@ -77,9 +77,9 @@ impl Node {
             preshared: args.preshared(),
         };
         let driver: Box<dyn Driver> = if kernel_wireguard {
-            Box::new(wireguard::Kernel::open(key)?)
+            Box::new(wireguard::kernel::Kernel::open(key)?)
         } else {
-            Box::new(wireguard::Userspace::new(key))
+            Box::new(Userspace::new(key))
         };
         Ok(Self { args, kernel, driver, options, kernel_wireguard })
     }
@@ -168,7 +168,8 @@ impl Node {
         let mut done: Vec<Done> = Vec::new();
         for _ in 0..ROUNDS {
             self.read_tunnels();
-            let changes = plan(desired, self.kernel.observed());
+            let mut changes = self.kernel.repairs();
+            changes.extend(plan(desired, self.kernel.observed()));
             if changes.is_empty() {
                 break;
             }
@@ -191,47 +192,48 @@ impl Node {
         if let Some(at) = changes.iter().position(start) {
             changes.truncate(at + 1);
         }
-        let mut errors: Vec<Option<String>> = Vec::with_capacity(changes.len());
-        for run in changes.chunk_by(|left, right| self.is_kernels(left) == self.is_kernels(right)) {
-            if run.first().is_some_and(|change| self.is_kernels(change)) {
-                let results = self.kernel.apply(run);
-                errors.extend(results.into_iter().map(|result| result.err().map(|error| error.to_string())));
-            } else {
-                errors.extend(run.iter().map(|change| self.apply_tunnel(change).err()));
-            }
-        }
-        self.kernel.drain();
+        let Self { kernel, driver, args, .. } = self;
+        let results = kernel.apply(&changes, &mut |change| {
+            apply_tunnel(driver.as_mut(), args, change)
+                .map_err(|error| ApplyError::new(change, error.to_string(), true))
+        });
+        let errors = results.into_iter().map(|result| result.err().map(|error| error.to_string()));
         changes.into_iter().zip(errors).map(|(change, error)| Done { change, error }).collect()
     }
+}
 
-    /// Whether a change is for the netlink shell, not for a WireGuard driver.
-    fn is_kernels(&self, change: &Change) -> bool {
-        match change {
-            Change::AddLink(_, link) => link.kind != LinkKind::Tun,
-            other => other.backend() != Backend::WireGuard,
-        }
+/// Carries out a change of a tunnel.
+fn apply_tunnel(driver: &mut dyn Driver, args: &NodeArgs, change: &Change) -> Result<(), TunnelError> {
+    match change {
+        Change::AddLink(device, _) => return start_tunnel(*device, args),
+        Change::SetTunnel(device, update) => driver.set_tunnel(*device, update)?,
+        Change::SetPeer(device, key, update) => driver.set_peer(*device, *key, update)?,
+        Change::DeletePeer(device, key) => driver.delete_peer(*device, *key)?,
+        _ => {}
     }
+    Ok(())
+}
 
-    fn apply_tunnel(&mut self, change: &Change) -> Result<(), String> {
-        let result = match change {
-            Change::AddLink(device, _) => match self.args.tunnel {
-                TunnelStart::Spawn => {
-                    let log = self.args.state.state_dir.join(format!("{device}.log"));
-                    wireguard::spawn(*device, Some(&log)).or_else(|error| {
-                        // A disk that takes no log must not cost the tunnel.
-                        debug!(%error, "starting the tunnel without a log");
-                        wireguard::spawn(*device, None)
-                    })
-                }
-                TunnelStart::External => {
-                    return Err(format!("nobody answers for {device}: start `corax tunnel {device}` beside the agent"));
-                }
-            },
-            Change::SetTunnel(device, update) => self.driver.set_tunnel(*device, update),
-            Change::SetPeer(device, key, update) => self.driver.set_peer(*device, *key, update),
-            Change::DeletePeer(device, key) => self.driver.delete_peer(*device, *key),
-            _ => Ok(()),
-        };
-        result.map_err(|error| error.to_string())
+fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
+    if args.tunnel == TunnelStart::External {
+        return Err(TunnelError::External(device));
     }
+    let log = args.state.state_dir.join(format!("{device}.log"));
+    let started = process::spawn(device, Some(&log)).or_else(|error| {
+        // A disk that takes no log must not cost the tunnel.
+        debug!(%error, "starting the tunnel without a log");
+        process::spawn(device, None)
+    });
+    Ok(started?)
+}
+
+/// Why a tunnel is not as it should be.
+#[derive(Debug, thiserror::Error)]
+enum TunnelError {
+    /// Its driver says so.
+    #[error(transparent)]
+    Driver(#[from] wireguard::Error),
+    /// Somebody else is to start it, and has not.
+    #[error("nobody answers for {0}: start `corax tunnel {0}` beside the agent")]
+    External(Device),
 }

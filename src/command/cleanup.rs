@@ -33,7 +33,6 @@ pub struct CleanupArgs {
 /// Where something stays.
 pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let mut kernel = Kernel::open()?;
-    kernel.resync()?;
     if args.dry_run {
         for change in left(&kernel) {
             println!("{change}");
@@ -42,14 +41,13 @@ pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     }
     for _ in 0..ROUNDS {
         let changes = left(&kernel);
-        let results = kernel.apply(&changes);
+        let results = kernel.apply(&changes, &mut |_| Ok(()));
         for (change, result) in changes.iter().zip(results) {
             match result {
                 Ok(()) => println!("{change}"),
                 Err(error) => eprintln!("corax: {error}"),
             }
         }
-        kernel.drain();
     }
     let failed = left(&kernel).len();
     anyhow::ensure!(failed == 0, "{failed} objects are left; is an agent still running?");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use comfy_table::presets::NOTHING;
-use comfy_table::Table;
+use comfy_table::{Table, presets::NOTHING};
+
 use corax_core::topology::{Path, Role};
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -189,7 +189,7 @@ fn change_line(change: &crate::agent::report::ChangeReport, now: u64) -> String 
 
 fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(head.to_vec()).add_rows(rows);
+    table.load_style(NOTHING).set_header(head.to_vec()).add_rows(rows);
     table.lines().map(|line| format!(" {}", line.trim_end())).collect::<Vec<_>>().join("\n")
 }
 

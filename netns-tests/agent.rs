@@ -1,0 +1,125 @@
+//! Agents as child processes of the built binary.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::await_::eventually;
+use crate::space::{Process, Space};
+
+/// The binary under test.
+pub const CORAX: &str = env!("CARGO_BIN_EXE_corax");
+
+/// The cluster's secret in these tests.
+pub const SECRET: &str = "secret-of-the-tests";
+
+/// How long an agent may take for what a user would call at once. Generous: machines that run tests are busy.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// A running agent.
+pub struct Agent {
+    process: Process,
+}
+
+impl Agent {
+    /// Starts one.
+    pub fn start(space: &Space, node: &str, source: &Path, log: &Path, options: &[String]) -> Self {
+        let source = source.display().to_string();
+        let mut words = vec![CORAX, "agent", "--node-name", node, "--source", &source];
+        words.extend(options.iter().map(String::as_str));
+        let process = space.spawn(&words, |command| {
+            let log = File::options().create(true).append(true).open(log).expect("the log can be written");
+            command.env("VPN_CONNECTION_PSK", SECRET).env("NO_COLOR", "1");
+            command.stdout(log.try_clone().expect("a file may be shared")).stderr(log);
+        });
+        Self { process }
+    }
+
+    /// Ends it by a signal.
+    pub fn end(self, signal: Signal) {
+        self.process.end(signal);
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.process.runs()
+    }
+}
+
+/// Asks the agent of a space: status code and body.
+pub fn ask(space: &Space, path: &str) -> Result<(u16, String), String> {
+    space.enter(|| {
+        let limit = Duration::from_secs(5);
+        let mut stream =
+            TcpStream::connect_timeout(&([127, 0, 0, 1], 10265).into(), limit).map_err(|e| e.to_string())?;
+        stream.set_read_timeout(Some(limit)).map_err(|e| e.to_string())?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).map_err(|e| e.to_string())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map_err(|e| e.to_string())?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or("no HTTP")?;
+        let code =
+            head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).ok_or("no HTTP status")?;
+        Ok((code, body.to_owned()))
+    })
+}
+
+/// Waits until the agent says that this view is applied.
+#[track_caller]
+pub fn await_ready(space: &Space) {
+    eventually(&format!("the agent of {} is ready", space.name), SOON, || match ask(space, "/readyz") {
+        Ok((200, _)) => Ok(()),
+        Ok((code, body)) => Err(format!("{code} {body}")),
+        Err(why) => Err(why),
+    });
+}
+
+/// What `corax status -o json` says.
+#[track_caller]
+pub fn status(space: &Space) -> Value {
+    space.json(&format!("{CORAX} status -o json"))
+}
+
+/// Problems that the agent reports, as one text.
+#[track_caller]
+pub fn problems(space: &Space) -> String {
+    status(space)["problems"].to_string()
+}
+
+/// Samples of `/metrics`, by name with labels.
+#[track_caller]
+pub fn metrics(space: &Space) -> BTreeMap<String, f64> {
+    let (code, text) = ask(space, "/metrics").expect("the agent answers");
+    assert_eq!(code, 200, "{text}");
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Sum of the samples of a metric whose labels contain all of `labels`.
+#[track_caller]
+pub fn metric(space: &Space, name: &str, labels: &[&str]) -> f64 {
+    let all = metrics(space);
+    let matching = all.iter().filter(|(key, _)| {
+        (key.as_str() == name || key.starts_with(&format!("{name}{{")))
+            && labels.iter().all(|label| key.contains(label))
+    });
+    matching.map(|(_, value)| value).sum()
+}
+
+/// The last lines of a log.
+pub fn tail(log: &PathBuf, lines: usize) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
+}

@@ -1,0 +1,77 @@
+//! An uninstall leaves nothing.
+
+use nix::sys::signal::Signal;
+
+use crate::agent::CORAX;
+use crate::lab::{Lab, Plan};
+use crate::objects::{difference, everything};
+
+#[test]
+fn cleanup_leaves_the_node_as_it_was_before_corax() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    // Before Corax ever ran; `corax key` makes its state directory, so that comes after.
+    let names = ["cloud-1", "cloud-2", "site-1", "site-2"];
+    let before: Vec<_> = names.iter().map(|name| everything(&lab.node(name).space)).collect();
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    lab.everyone_reaches_everyone();
+    for (name, before) in names.iter().zip(before) {
+        lab.end_agent(name, Signal::SIGTERM);
+        let space = &lab.node(name).space;
+        assert_ne!(before, everything(space), "{name}: an exit is no uninstall");
+        space.run(&format!("{CORAX} cleanup --state"));
+        let after = everything(space);
+        assert_eq!(before, after, "{name}: {}", difference(&before, &after));
+        // Twice does no harm.
+        space.run(&format!("{CORAX} cleanup"));
+    }
+}
+
+#[test]
+fn cleanup_touches_nothing_of_others() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1)]);
+    lab.declare();
+    let space = &lab.node("cloud-1").space;
+    // In our tables, our range of ids, near our names, but not ours.
+    space.sh("ip link add raven1 type bridge
+         ip rule add prio 102 from 10.9.9.9 lookup 4711
+         ip route add 10.9.9.0/24 via 172.16.0.254 table 4711
+         ip nexthop add id 1073741900 via 172.16.0.254 dev eth0
+         nft add table inet corax-other");
+    let before = everything(space);
+    lab.write();
+    lab.start_agents();
+    lab.end_agent("cloud-1", Signal::SIGTERM);
+    let space = &lab.node("cloud-1").space;
+    space.run(&format!("{CORAX} cleanup --state"));
+    let after = everything(space);
+    assert_eq!(lines_but_state(&before), lines_but_state(&after), "{}", difference(&before, &after));
+}
+
+fn lines_but_state(all: &std::collections::BTreeSet<String>) -> Vec<&String> {
+    all.iter().filter(|line| !line.starts_with("file:")).collect()
+}
+
+#[test]
+fn plan_writes_nothing_and_prints_lines_of_iproute2() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1)]);
+    lab.declare();
+    lab.write();
+    let space = &lab.node("cloud-2").space;
+    let before = everything(space);
+    let source = lab.source().display().to_string();
+    let text = space.run(&format!("{CORAX} plan --node-name cloud-2 --source {source}"));
+    let after = everything(space);
+    assert_eq!(lines_but_state(&before), lines_but_state(&after), "{}", difference(&before, &after));
+    for line in [
+        "ip link add raven0",
+        "ip route replace unreachable 10.101.1.0/24 table 9028",
+        "ip rule add priority 101",
+    ] {
+        assert!(text.contains(line), "{line} is not in:\n{text}");
+    }
+    let json: serde_json::Value =
+        space.json(&format!("{CORAX} plan --node-name cloud-2 --source {source} -o json"));
+    assert!(json.is_array() || json.is_object(), "{json}");
+}

@@ -1,0 +1,100 @@
+//! Others change what is Corax's: it comes back.
+
+use std::time::{Duration, Instant};
+
+use crate::agent::SOON;
+use crate::await_::eventually;
+use crate::lab::{Lab, Plan};
+use crate::objects::{difference, ours};
+
+/// What is done to a node, in words and as a script.
+type Damage = (&'static str, &'static str);
+
+const ANYWHERE: [Damage; 22] = [
+    (
+        "ip rule flush",
+        "ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767",
+    ),
+    ("ip -6 rule flush", "ip -6 rule flush; ip -6 rule add lookup main prio 32766"),
+    ("one rule deleted", "ip rule del prio 101"),
+    ("nft flush ruleset", "nft flush ruleset"),
+    ("one nft chain flushed", "nft flush chain inet corax lock"),
+    ("a foreign rule in our nft table", "nft add rule inet corax lock counter drop"),
+    ("nft elements deleted", "nft flush set inet corax members4"),
+    ("a foreign nft element", "nft add element inet corax members4 '{ 10.99.99.99 }'"),
+    ("raven0's MAC changed", "ip link set raven0 address 02:00:00:00:99:99"),
+    ("raven0's MTU changed", "ip link set raven0 mtu 1300"),
+    ("raven0's alias changed", "ip link set raven0 alias somebody"),
+    ("raven0 down", "ip link set raven0 down"),
+    ("raven0 down and up", "ip link set raven0 down; ip link set raven0 up"),
+    ("raven0 deleted", "ip link del raven0"),
+    ("raven0's addresses deleted", "ip -4 addr flush dev raven0; ip -6 addr flush dev raven0"),
+    (
+        "FDB entries deleted",
+        "bridge fdb show dev raven0 | while read mac rest; do bridge fdb del $mac dev raven0; done",
+    ),
+    (
+        "neighbours deleted",
+        "ip neigh flush dev raven0 nud permanent; ip -6 neigh flush dev raven0 nud permanent; ip neigh show dev raven0 nud permanent | while read a rest; do ip neigh del $a dev raven0; done",
+    ),
+    ("nexthops deleted", "ip nexthop flush"),
+    ("table 9028 flushed", "ip route flush table 9028; ip -6 route flush table 9028"),
+    ("table 9029 flushed", "ip route flush table 9029; ip -6 route flush table 9029"),
+    ("a twin deleted", "ip route del unreachable 10.101.1.0/24 table 9028 metric 4294967295"),
+    ("a foreign route in our table", "ip route add blackhole 10.101.1.5/32 table 9028"),
+];
+
+const AT_A_GATEWAY: [Damage; 9] = [
+    ("table 9027 flushed", "ip route flush table 9027; ip -6 route flush table 9027"),
+    ("a peer removed", "wg set raven-wg0 peer $(wg show raven-wg0 peers | head -n 1) remove"),
+    (
+        "allowed IPs changed",
+        "wg set raven-wg0 peer $(wg show raven-wg0 peers | head -n 1) allowed-ips 10.7.7.0/24",
+    ),
+    ("a foreign peer", "wg set raven-wg0 peer $(wg genkey | wg pubkey) allowed-ips 10.7.8.0/24"),
+    ("the listening port changed", "wg set raven-wg0 listen-port 4999"),
+    ("the tunnel's process killed", "for pid in $(pgrep -f 'corax tunnel'); do kill -9 $pid; done"),
+    ("raven-wg0 down", "ip link set raven-wg0 down"),
+    ("raven-wg0's addresses deleted", "ip -4 addr flush dev raven-wg0; ip -6 addr flush dev raven-wg0"),
+    ("raven-wg0 deleted", "ip link del raven-wg0"),
+];
+
+fn lab() -> Lab {
+    Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()])
+}
+
+/// Does every damage to a node, and awaits its repair. The slowest is told.
+fn repaired(lab: &mut Lab, name: &str, damages: &[Damage]) {
+    let node = lab.node(name);
+    let before = ours(&node.space);
+    let mut slowest = (Duration::ZERO, "");
+    for (what, script) in damages {
+        node.space.sh(&format!("{script}\ntrue"));
+        let damaged = Instant::now();
+        eventually(&format!("{name}, {what}: repaired"), SOON, || {
+            let after = ours(&node.space);
+            if before == after { Ok(()) } else { Err(difference(&before, &after)) }
+        });
+        slowest = slowest.max((damaged.elapsed(), what));
+    }
+    eprintln!("{name}: slowest repair {:?}: {}", slowest.0, slowest.1);
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn what_is_removed_or_altered_on_a_member_comes_back() {
+    let mut lab = lab();
+    repaired(&mut lab, "cloud-2", &ANYWHERE);
+}
+
+#[test]
+fn what_is_removed_or_altered_on_a_gateway_comes_back() {
+    let mut lab = lab();
+    repaired(&mut lab, "cloud-1", &ANYWHERE);
+}
+
+#[test]
+fn what_is_removed_or_altered_of_a_tunnel_comes_back() {
+    let mut lab = lab();
+    repaired(&mut lab, "cloud-1", &AT_A_GATEWAY);
+}

@@ -1,0 +1,25 @@
+//! Tests of the whole system in network namespaces: real kernel objects, real agents, and other people's programs as
+//! oracle (`ip`, `bridge`, `nft`, `wg`, `ping`, `tcpdump`, `iperf3`, `conntrack`).
+//!
+//! They need root, and Debian's iproute2, nftables, iptables, wireguard-tools, wireguard-go, iputils-ping, iperf3,
+//! tcpdump, conntrack and socat. What is missing makes the test that wants it fail, and say so.
+#![allow(unreachable_pub)] // a test has no outside
+
+mod agent;
+mod await_;
+mod capture;
+mod cleanup;
+mod demo;
+mod drift;
+mod fail_closed;
+mod golden;
+mod input;
+mod kube;
+mod lab;
+mod objects;
+mod packets;
+mod selfcheck;
+mod services;
+mod space;
+mod steady;
+mod traffic;

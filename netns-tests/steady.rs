@@ -1,0 +1,192 @@
+//! What goes on while something changes.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::agent::{SOON, await_ready, metric, status};
+use crate::await_::eventually;
+use crate::lab::{Lab, Plan};
+use crate::objects::{Monitor, difference, ours};
+use crate::space::Space;
+use crate::traffic::Flow;
+
+const STEP: Duration = Duration::from_millis(5);
+
+fn writes(space: &Space) -> f64 {
+    metric(space, "corax_changes_total", &[])
+}
+
+fn three_domains() -> Lab {
+    let mut lab = Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    lab.serve();
+    lab
+}
+
+/// Flows between domains, both ways, from gateways' and members' pods, both families.
+fn flows(lab: &Lab) -> Vec<Flow> {
+    let pairs = [("cloud-1", "site-1"), ("cloud-2", "site-2"), ("site-2", "cloud-2"), ("site-1", "site-2")];
+    let mut flows = Vec::new();
+    for (from, to) in pairs {
+        let (from, to) = (lab.node(from), lab.node(to));
+        flows.push(Flow::start(&from.pod, to.pod4(), STEP));
+        flows.push(Flow::start(&from.pod, to.pod6(), STEP));
+    }
+    flows
+}
+
+#[test]
+fn a_member_joins_a_running_domain_and_nothing_else_blinks() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 3), Plan::nat("site", 2).mesh()]);
+    lab.declare();
+    // The third node of the cloud is not there yet.
+    let whole = lab.gateways.get("cloud").expect("it is declared").clone();
+    let nodes = lab.gateways.get_mut("cloud").and_then(|gateway| gateway.pointer_mut("/status/nodes"));
+    let joining = nodes.and_then(|nodes| nodes.as_array_mut()).and_then(Vec::pop).expect("three nodes");
+    lab.write();
+    for name in ["cloud-1", "cloud-2", "site-1", "site-2"] {
+        lab.start_agent(name, &[]);
+    }
+    for name in ["cloud-1", "cloud-2", "site-1", "site-2"] {
+        await_ready(&lab.node(name).space);
+    }
+    lab.serve();
+    let flows = flows(&lab);
+    let watched = ["cloud-1", "cloud-2", "site-1", "site-2"];
+    let before: Vec<_> = watched.iter().map(|name| ours(&lab.node(name).space)).collect();
+    let monitors: Vec<_> =
+        watched.iter().map(|name| Monitor::start(&lab.node(name).space, lab.scratch())).collect();
+
+    lab.gateways.insert("cloud".to_owned(), whole);
+    lab.write();
+    lab.start_agent("cloud-3", &[]);
+    await_ready(&lab.node("cloud-3").space);
+    let newcomer = Flow::start(&lab.node("cloud-3").pod, lab.node("site-2").pod4(), STEP);
+    let back = Flow::start(&lab.node("site-1").pod, lab.node("cloud-3").pod6(), STEP);
+    std::thread::sleep(Duration::from_millis(500));
+
+    for flow in flows {
+        flow.lost_nothing();
+    }
+    newcomer.lost_nothing();
+    back.lost_nothing();
+    let subnets = joining["subnets"].to_string();
+    for ((name, before), monitor) in watched.iter().zip(before).zip(monitors) {
+        let after = ours(&lab.node(name).space);
+        let told = monitor.end();
+        let deleted: Vec<_> = told.iter().filter(|line| line.to_lowercase().contains("delete")).collect();
+        assert!(deleted.is_empty(), "{name} deleted {deleted:?}");
+        // Whatever was there is there, but for the sets and allowed IPs, which name the newcomer's pods now.
+        let lost: Vec<_> = before
+            .difference(&after)
+            .filter(|line| !line.starts_with("nft:") && !line.starts_with("wg:"))
+            .collect();
+        assert!(lost.is_empty(), "{name} for {subnets}: {}", difference(&before, &after));
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_and_started_again_loses_no_packet_and_writes_nothing() {
+    let mut lab = three_domains();
+    let flows = flows(&lab);
+    for (name, signal) in [
+        ("cloud-1", Signal::SIGKILL),
+        ("site-1", Signal::SIGKILL),
+        ("cloud-2", Signal::SIGTERM),
+        ("site-2", Signal::SIGKILL),
+        ("site-1", Signal::SIGTERM),
+    ] {
+        let before = ours(&lab.node(name).space);
+        let monitor = Monitor::start(&lab.node(name).space, lab.scratch());
+        lab.end_agent(name, signal);
+        std::thread::sleep(Duration::from_millis(200));
+        lab.start_agent(name, &[]);
+        let space = &lab.node(name).space;
+        await_ready(space);
+        assert_eq!(writes(space), 0.0, "{name}: {}", status(space)["lastChanges"]);
+        let told = monitor.end();
+        assert!(told.is_empty(), "{name}: {told:#?}");
+        let after = ours(space);
+        assert_eq!(before, after, "{name}: {}", difference(&before, &after));
+    }
+    for flow in flows {
+        flow.lost_nothing();
+    }
+}
+
+#[test]
+fn a_second_apply_sends_nothing() {
+    let lab = three_domains();
+    for node in lab.nodes() {
+        let monitor = Monitor::start(&node.space, lab.scratch());
+        let before = (writes(&node.space), metric(&node.space, "corax_reconciles_total", &[]));
+        // Written anew, the same: read again, and nothing to do.
+        lab.write();
+        eventually("the agent reads it", SOON, || {
+            let now = metric(&node.space, "corax_reconciles_total", &[]);
+            if now > before.1 { Ok(()) } else { Err(format!("{now} turns")) }
+        });
+        let told = monitor.end();
+        assert!(told.is_empty(), "{}: {told:#?}", node.name);
+        assert_eq!(writes(&node.space), before.0, "{}", status(&node.space)["lastChanges"]);
+    }
+}
+
+#[test]
+fn an_agent_whose_manifests_are_gone_brings_its_node_back_from_the_snapshot() {
+    let mut lab = three_domains();
+    for name in ["cloud-1", "site-2"] {
+        let before = ours(&lab.node(name).space);
+        lab.end_agent(name, Signal::SIGKILL);
+        let space = &lab.node(name).space;
+        // As after a reboot: nothing of it is in the kernel, and the source of Gateways is not there.
+        space.sh("for pid in $(pgrep -f 'corax tunnel'); do kill -9 $pid; done
+             ip link del raven0; ip link del raven-wg0 2>/dev/null; nft delete table inet corax
+             for t in 9027 9028 9029; do ip route flush table $t; ip -6 route flush table $t; done 2>/dev/null
+             for f in -4 -6; do ip $f rule flush; ip $f rule add lookup main prio 32766; done
+             ip nexthop flush; ip rule add lookup default prio 32767; rm -rf /run/wireguard/*");
+        let nowhere = lab.scratch().join("nowhere");
+        lab.start_agent_from(name, &nowhere, &[]);
+        let space = &lab.node(name).space;
+        await_ready(space);
+        eventually("all of it is back", SOON, || {
+            let after = ours(space);
+            if before == after { Ok(()) } else { Err(difference(&before, &after)) }
+        });
+    }
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn an_empty_directory_deletes_nothing() {
+    let mut lab = three_domains();
+    let before: Vec<_> = lab.nodes().iter().map(|node| ours(&node.space)).collect();
+    let flows = flows(&lab);
+    for entry in std::fs::read_dir(lab.source()).expect("it is there") {
+        std::fs::remove_file(entry.expect("an entry").path()).expect("it can be removed");
+    }
+    eventually("the agent says so", SOON, || {
+        let text = crate::agent::problems(&lab.node("cloud-1").space);
+        if text.contains("empty") || text.contains("no Gateway") { Ok(()) } else { Err(text) }
+    });
+    for (node, before) in lab.nodes().iter().zip(before) {
+        let after = ours(&node.space);
+        assert_eq!(before, after, "{}: {}", node.name, difference(&before, &after));
+    }
+    for flow in flows {
+        flow.lost_nothing();
+    }
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn a_gateway_that_is_gone_from_a_complete_directory_is_gone_from_the_kernel() {
+    let lab = three_domains();
+    let space = &lab.node("cloud-2").space;
+    assert!(space.run("ip route show table 9028").contains("10.101.1.0/24"));
+    std::fs::remove_file(lab.source().join("site.json")).expect("it is there");
+    eventually("its routes are gone", SOON, || {
+        let routes = space.run("ip route show table 9028");
+        if routes.contains("10.101.") { Err(routes) } else { Ok(()) }
+    });
+}

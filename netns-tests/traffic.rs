@@ -1,0 +1,261 @@
+//! Traffic whose every packet is accounted for.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::space::Space;
+
+/// Port of the servers.
+pub const PORT: u16 = 8080;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Servers of a pod, TCP and UDP, both families.
+///
+/// TCP: a client sends a length in eight bytes and as many bytes more; it is answered with the source that the server
+/// saw, in a line, and as many bytes. UDP: an echo.
+pub struct Server {
+    ended: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts them.
+    pub fn start(space: &Space) -> Self {
+        let any: [IpAddr; 2] = [IpAddr::from([0u8; 4]), IpAddr::from([0u16; 8])];
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for address in any {
+            let (tcp, udp) = space.enter(|| {
+                let tcp = only_own_family(SocketAddr::new(address, PORT)).expect("the port is free");
+                (tcp, bind_udp(address))
+            });
+            let (stop, stop_udp) = (ended.clone(), ended.clone());
+            threads.push(std::thread::spawn(move || accept(&tcp, &stop)));
+            threads.push(std::thread::spawn(move || echo(&udp, &stop_udp)));
+        }
+        Self { ended, threads }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn only_own_family(address: SocketAddr) -> nix::Result<TcpListener> {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+        sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::MAXCONN)?;
+    let listener = TcpListener::from(fd);
+    listener.set_nonblocking(true).expect("a socket may be so");
+    Ok(listener)
+}
+
+fn bind_udp(address: IpAddr) -> UdpSocket {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true).expect("a socket may be so");
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, PORT))).expect("the port is free");
+    let socket = UdpSocket::from(fd);
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+    socket
+}
+
+fn accept(listener: &TcpListener, ended: &AtomicBool) {
+    while !ended.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                std::thread::spawn(move || {
+                    let _ = answer(stream, peer.ip());
+                });
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream, peer: IpAddr) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut length = [0; 8];
+    stream.read_exact(&mut length)?;
+    let length = u64::from_be_bytes(length);
+    io::copy(&mut (&mut stream).take(length), &mut io::sink())?;
+    stream.write_all(format!("{peer}\n").as_bytes())?;
+    io::copy(&mut io::repeat(7).take(length), &mut stream)?;
+    Ok(())
+}
+
+fn echo(socket: &UdpSocket, ended: &AtomicBool) {
+    let mut buffer = [0; 2048];
+    while !ended.load(Ordering::Relaxed) {
+        if let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(buffer.get(..length).unwrap_or_default(), peer);
+        }
+    }
+}
+
+/// Connects, sends and receives so many bytes, and tells which source the server saw.
+pub fn fetch(from: &Space, to: SocketAddr, bytes: u64) -> Result<IpAddr, String> {
+    from.enter(|| {
+        let why = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let mut stream = TcpStream::connect_timeout(&to, TIMEOUT).map_err(why("connect"))?;
+        stream.set_read_timeout(Some(TIMEOUT)).map_err(why("socket"))?;
+        stream.set_write_timeout(Some(TIMEOUT)).map_err(why("socket"))?;
+        stream.write_all(&bytes.to_be_bytes()).map_err(why("send"))?;
+        io::copy(&mut io::repeat(7).take(bytes), &mut stream).map_err(why("send"))?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).map_err(why("receive"))?;
+        let end = answer.iter().position(|byte| *byte == b'\n').ok_or("no answer")?;
+        let (line, rest) = answer.split_at(end);
+        if rest.len() as u64 != bytes + 1 {
+            return Err(format!("{} of {bytes} bytes came back", rest.len() - 1));
+        }
+        let line = String::from_utf8_lossy(line);
+        line.parse().map_err(|_| format!("{line:?} is no address"))
+    })
+}
+
+/// Numbered UDP packets to an echo server, at a steady pace.
+pub struct Flow {
+    ended: Arc<AtomicBool>,
+    received: Arc<Mutex<BTreeSet<u64>>>,
+    sender: Option<JoinHandle<u64>>,
+    receiver: Option<JoinHandle<()>>,
+    name: String,
+}
+
+/// What became of a flow.
+#[derive(Debug)]
+pub struct Count {
+    /// Packets sent.
+    pub sent: u64,
+    /// Their numbers that never came back.
+    pub lost: Vec<u64>,
+}
+
+impl Flow {
+    /// Starts one, and waits until the first packets have come back.
+    #[track_caller]
+    pub fn start(from: &Space, to: IpAddr, every: Duration) -> Self {
+        let name = format!("{} to {to}", from.name);
+        let any = if to.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u16; 8]) };
+        let connect = || {
+            let socket = UdpSocket::bind((any, 0)).map_err(|error| error.to_string())?;
+            socket.connect((to, PORT)).map_err(|error| error.to_string())?;
+            socket.set_read_timeout(Some(Duration::from_millis(300))).map_err(|error| error.to_string())?;
+            Ok::<_, String>(socket)
+        };
+        let socket = crate::await_::eventually(&name, Duration::from_secs(10), || {
+            from.enter(|| {
+                let socket = connect()?;
+                socket.send(&u64::MAX.to_be_bytes()).map_err(|error| error.to_string())?;
+                socket.recv(&mut [0; 8]).map_err(|error| error.to_string())?;
+                Ok::<_, String>(socket)
+            })
+        });
+        let ended = Arc::new(AtomicBool::new(false));
+        let received = Arc::new(Mutex::new(BTreeSet::new()));
+        let sender = std::thread::spawn({
+            let (socket, ended) = (socket.try_clone().expect("a socket may be shared"), ended.clone());
+            move || send(&socket, every, &ended)
+        });
+        let receiver = std::thread::spawn({
+            let (ended, received) = (ended.clone(), received.clone());
+            move || receive(&socket, &received, &ended)
+        });
+        Self { ended, received, sender: Some(sender), receiver: Some(receiver), name }
+    }
+
+    /// Stops it, and waits for what is under way.
+    pub fn stop(mut self) -> Count {
+        self.ended.store(true, Ordering::Relaxed);
+        let sent = self.sender.take().expect("once").join().expect("the sender does not panic");
+        self.receiver.take().expect("once").join().expect("the receiver does not panic");
+        let received = self.received.lock().expect("nobody panicked");
+        Count { sent, lost: (0..sent).filter(|number| !received.contains(number)).collect() }
+    }
+
+    /// Stops it: nothing was lost.
+    #[track_caller]
+    pub fn lost_nothing(self) {
+        let name = self.name.clone();
+        let count = self.stop();
+        assert!(count.sent > 0, "{name}: nothing was sent");
+        assert!(
+            count.lost.is_empty(),
+            "{name}: {} of {} lost: {:?}",
+            count.lost.len(),
+            count.sent,
+            count.lost
+        );
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+fn send(socket: &UdpSocket, every: Duration, ended: &AtomicBool) -> u64 {
+    let begin = Instant::now();
+    let mut number = 0u64;
+    while !ended.load(Ordering::Relaxed) {
+        // An error is what an earlier packet met: the number stays missing.
+        let _ = socket.send(&number.to_be_bytes());
+        number += 1;
+        let next = begin + every * u32::try_from(number).expect("a test ends before that");
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    number
+}
+
+fn receive(socket: &UdpSocket, received: &Mutex<BTreeSet<u64>>, ended: &AtomicBool) {
+    let mut bytes = [0; 8];
+    let mut quiet_since = None;
+    loop {
+        match socket.recv(&mut bytes) {
+            Ok(8) => {
+                received.lock().expect("nobody panicked").insert(u64::from_be_bytes(bytes));
+                quiet_since = None;
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // After the end, what is under way has a second.
+                let since = *quiet_since.get_or_insert_with(Instant::now);
+                if ended.load(Ordering::Relaxed) && since.elapsed() > Duration::from_millis(700) {
+                    return;
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# What scripts need of the machine. Debian packages are installed only where the tool is missing, quietly.
+
+# need_tools TOOL=PACKAGE…: makes sure that each tool is there.
+need_tools() {
+    local pair missing=()
+    for pair; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null || die "missing: install the equivalents of the Debian packages ${missing[*]}"
+    [[ $(id -u) == 0 ]] || die "missing: apt-get install ${missing[*]}"
+    step "installing ${missing[*]}"
+    local log
+    log=$(mktemp)
+    # Lists that are there are good enough; where they are not, fetch them once.
+    if ! install_packages "${missing[@]}" >"$log" 2>&1; then
+        apt-get update -qq >>"$log" 2>&1 || true
+        if ! install_packages "${missing[@]}" >>"$log" 2>&1; then
+            cat "$log" >&2
+            rm -f "$log"
+            die "apt-get install ${missing[*]} failed"
+        fi
+    fi
+    rm -f "$log"
+}
+
+install_packages() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
+}
+
+# need_root: namespaces, devices and rules are root's.
+need_root() {
+    [[ $(id -u) == 0 ]] || die "needs root: sudo $0"
+}
+
+# need_cargo: the Rust toolchain.
+need_cargo() {
+    command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
+    command -v cargo >/dev/null || die "missing: cargo; install Rust from https://rustup.rs"
+}

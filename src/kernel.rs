@@ -1,0 +1,415 @@
+//! The kernel, over netlink: a mirror of what is ours in it, and changes applied to it. The only place with errno.
+//!
+//! Blocking, for one thread; every request has a deadline. The mirror is fed by dumps and events, those of our own
+//! writes included, never by what was sent.
+
+mod address;
+mod apply;
+mod dump;
+mod error;
+mod facts;
+mod link;
+mod mirror;
+mod neighbour;
+mod nexthop;
+mod nft;
+mod probes;
+mod route;
+mod rule;
+mod socket;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::os::fd::BorrowedFd;
+
+use corax_core::change::Change;
+use corax_core::facts::Facts;
+use corax_core::object::{Link, LinkKind};
+use corax_core::observed::{Backend, Observed};
+
+pub(crate) use self::error::{ApplyError, Error, Failure};
+pub(crate) use self::facts::FactsQuery;
+pub(crate) use self::probes::Probes;
+
+use self::apply::{Batch, Impossible};
+use self::mirror::Mirror;
+use self::nft::{Nft, Refused};
+use self::socket::{Received, Socket};
+use self::wire::{Messages, NLMSG_OVERRUN};
+
+const NETLINK_ROUTE: u16 = 0;
+
+/// Link, neighbour, IPv4 address, route, rule, IPv6 address, route, rule, IPv4 and IPv6 settings, nexthop
+/// (`RTNLGRP_*`, `linux/rtnetlink.h`).
+const GROUPS: [u32; 11] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+
+/// How often what changes while it is read is read again before the next drain has to.
+const ROUNDS: usize = 8;
+
+/// What happened since the last time.
+#[derive(Debug, Default)]
+pub(crate) struct Drained {
+    /// The mirror changed, be it by writes of our own.
+    pub(crate) ours: bool,
+    /// Something that [`Facts`] depend on may have changed.
+    pub(crate) facts: bool,
+    /// Events were lost, and everything was read anew.
+    pub(crate) overrun: bool,
+    /// What could not be read; its part of [`Observed`] is unknown until it is.
+    pub(crate) errors: Vec<Error>,
+}
+
+/// The kernel of the network namespace in which this was opened.
+pub(crate) struct Kernel {
+    /// Writes and single questions.
+    requests: Socket,
+    /// Dumps, filtered by the kernel.
+    dumps: Socket,
+    events: Socket,
+    nft: Nft,
+    mirror: Mirror,
+    probes: Probes,
+    overrun: bool,
+    /// Everything is to be read anew.
+    lost: bool,
+    errors: Vec<Error>,
+}
+
+/// Who carries out what is not the kernel shell's: WireGuard's settings, and devices of user-space tunnels.
+pub(crate) type Elsewhere<'a> = dyn FnMut(&Change) -> Result<(), ApplyError> + 'a;
+
+impl Kernel {
+    /// Opens sockets in the calling thread's network namespace, and reads everything.
+    ///
+    /// # Errors
+    /// Missing permission, no program nft, a kernel below the floor, with the remedy. What cannot be read later is
+    /// unknown; at this first time it is an error.
+    pub(crate) fn open() -> Result<Self, Error> {
+        Self::open_with_queue(Socket::QUEUE)
+    }
+
+    fn open_with_queue(queue: usize) -> Result<Self, Error> {
+        let mut requests = Socket::open(NETLINK_ROUTE, false)?;
+        let probes = Probes::ask(&mut requests)?;
+        if probes.is_too_old() {
+            return Err(Error::TooOld(probes.release.0, probes.release.1));
+        }
+        let mut kernel = Self {
+            requests,
+            dumps: Socket::open(NETLINK_ROUTE, true)?,
+            events: Socket::listen(NETLINK_ROUTE, &GROUPS, queue)?,
+            nft: Nft::open(queue)?,
+            mirror: Mirror::default(),
+            probes,
+            overrun: false,
+            lost: false,
+            errors: Vec::new(),
+        };
+        kernel.resync()?;
+        Ok(kernel)
+    }
+
+    /// What the kernel has of ours.
+    pub(crate) const fn observed(&self) -> &Observed {
+        &self.mirror.observed
+    }
+
+    /// The same, for who fills in the tunnels.
+    pub(crate) const fn observed_mut(&mut self) -> &mut Observed {
+        &mut self.mirror.observed
+    }
+
+    /// What the kernel can do.
+    pub(crate) const fn probes_mut(&mut self) -> &mut Probes {
+        &mut self.probes
+    }
+
+    /// What the node says of itself.
+    pub(crate) fn facts(&mut self, query: &FactsQuery) -> Facts {
+        facts::facts(&mut self.requests, &self.mirror, &self.probes, query)
+    }
+
+    /// Readable when there is something to [`drain`](Self::drain).
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.events.fd(), self.nft.fd()]
+    }
+
+    /// Takes in what happened, without waiting for more.
+    pub(crate) fn drain(&mut self) -> Drained {
+        self.settle();
+        self.settle_nft(Nft::drain);
+        Drained {
+            ours: std::mem::take(&mut self.mirror.changed),
+            facts: std::mem::take(&mut self.mirror.facts),
+            overrun: std::mem::take(&mut self.overrun),
+            errors: std::mem::take(&mut self.errors),
+        }
+    }
+
+    /// Reads everything anew: at start, and from time to time against what no event tells.
+    ///
+    /// # Errors
+    /// What could not be read first; its part of [`Observed`] is unknown.
+    pub(crate) fn resync(&mut self) -> Result<(), Error> {
+        self.lost = true;
+        self.settle();
+        self.settle_nft(Nft::resync);
+        match std::mem::take(&mut self.errors).into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes that put right what [`Observed`] cannot show: rules that are there more than once.
+    pub(crate) fn repairs(&self) -> Vec<Change> {
+        let copies = self.mirror.doubled_rules.iter();
+        copies.flat_map(|(rule, count)| std::iter::repeat_n(Change::DeleteRule(*rule), *count)).collect()
+    }
+
+    /// Packets and bytes of each named counter of the table.
+    ///
+    /// # Errors
+    /// When the kernel does not answer. Without a table there are none.
+    pub(crate) fn drops(&mut self) -> Result<Vec<(String, u64, u64)>, Error> {
+        self.nft.counters()
+    }
+
+    /// Carries out changes in their order; one result each. What is true already succeeds. The mirror has seen all of
+    /// it afterwards; who applied plans once more.
+    pub(crate) fn apply(
+        &mut self,
+        changes: &[Change],
+        elsewhere: &mut Elsewhere<'_>,
+    ) -> Vec<Result<(), ApplyError>> {
+        let mut run =
+            Run { changes, results: changes.iter().map(|_| Ok(())).collect(), batch: Batch::default() };
+        self.settle();
+        for (number, change) in changes.iter().enumerate() {
+            match kind(change) {
+                Kind::Message => self.queue(&mut run, number, change),
+                Kind::Link => {
+                    self.send(&mut run);
+                    self.link(&mut run, number, change);
+                }
+                Kind::Alone => {
+                    self.send(&mut run);
+                    let result = self.alone(change, elsewhere);
+                    run.set(number, result);
+                }
+                Kind::Elsewhere => {
+                    self.send(&mut run);
+                    run.set(number, elsewhere(change));
+                    self.read_events();
+                }
+            }
+        }
+        self.send(&mut run);
+        self.settle();
+        run.results
+    }
+
+    fn queue(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
+        if let Err(Impossible { meaning, retry }) =
+            run.batch.queue(&mut self.requests, &self.mirror, number, change)
+        {
+            run.set(number, Err(ApplyError::new(change, meaning, retry)));
+        }
+        if run.batch.is_full() {
+            self.send(run);
+        }
+    }
+
+    /// Links are changed one by one: what follows needs their index.
+    fn link(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
+        if let Change::SetLink(device, _) | Change::DeleteLink(device) = change {
+            let held = self.mirror.observed.links.get(device);
+            if held.is_some_and(|held| facts::is_foreign(*device, held)) {
+                run.set(number, Err(ApplyError::new(change, format!("{device} is somebody else's"), false)));
+                return;
+            }
+        }
+        self.queue(run, number, change);
+        self.send(run);
+        self.settle();
+        if let (Change::AddLink(device, link), Some(Err(_))) = (change, run.results.get(number))
+            && self.mirror.observed.links.get(device) == Some(link) {
+                run.set(number, Ok(()));
+            }
+    }
+
+    fn send(&mut self, run: &mut Run<'_>) {
+        if run.batch.is_empty() {
+            return;
+        }
+        let Run { changes, results, batch } = run;
+        let mut equal_rules = Vec::new();
+        let lost = &mut self.lost;
+        batch.send(&mut self.requests, |number, failure| {
+            let Some(change) = changes.get(number) else { return };
+            *lost |= failure.errno == nix::errno::Errno::ETIMEDOUT;
+            match change {
+                Change::PutRule(rule) if failure.errno == nix::errno::Errno::EEXIST => {
+                    equal_rules.push((number, *rule));
+                }
+                _ => {
+                    if let Some(result @ Ok(())) = results.get_mut(number) {
+                        *result = Err(ApplyError::of(change, &failure));
+                    }
+                }
+            }
+        });
+        self.read_events();
+        if !equal_rules.is_empty() {
+            self.equal_rules(run, &equal_rules);
+        }
+    }
+
+    /// Rules that are there already, for all that the kernel compares. The protocol it does not: where the one that
+    /// is there is not ours, ours is put beside it.
+    fn equal_rules(&mut self, run: &mut Run<'_>, rules: &[(usize, corax_core::object::Rule)]) {
+        self.mirror.stale.rules = true;
+        self.settle();
+        for (number, rule) in rules {
+            if !self.mirror.observed.rules.contains_key(rule) {
+                run.batch.queue_equal_rule(&mut self.requests, *number, rule);
+            }
+        }
+        self.send(run);
+    }
+
+    fn alone(&mut self, change: &Change, elsewhere: &mut Elsewhere<'_>) -> Result<(), ApplyError> {
+        let observed = &mut self.mirror.observed;
+        let result = match change {
+            Change::PutSysctl(device, sysctl, value) => {
+                let result = sysctl::write(*device, *sysctl, *value);
+                self.mirror.stale.sysctls = true;
+                return result.map_err(|failure| ApplyError::of(change, &failure));
+            }
+            Change::ReplaceTable(ruleset, elements) => self.nft.replace(observed, ruleset, elements),
+            Change::ChangeElements { delete, add } => self.nft.change(observed, delete, add),
+            Change::DeleteTable => self.nft.delete(observed),
+            _ => return elsewhere(change),
+        };
+        self.mirror.changed = true;
+        result.map_err(|refused| match refused {
+            Refused::Kernel(failure) => ApplyError::of(change, &failure),
+            Refused::Other(error) => ApplyError {
+                text: Some(error.to_string()),
+                ..ApplyError::new(change, "the table could not be made", true)
+            },
+        })
+    }
+
+    /// Queues of the kernel to the mirror, until both are at rest.
+    fn settle(&mut self) {
+        for _ in 0..ROUNDS {
+            self.read_events();
+            let result = if self.lost {
+                self.lost = false;
+                dump::all(&mut self.dumps, &mut self.mirror)
+            } else if self.mirror.stale != mirror::Stale::default() {
+                dump::stale(&mut self.dumps, &mut self.mirror)
+            } else {
+                return;
+            };
+            match result {
+                Ok(()) => {
+                    self.mirror.changed |= self.mirror.observed.unknown.remove(&Backend::Routes);
+                }
+                Err(error) => return self.unknown(error),
+            }
+        }
+    }
+
+    /// What could not be read is unknown, until a full dump succeeds.
+    fn unknown(&mut self, error: Error) {
+        self.mirror.changed |= self.mirror.observed.unknown.insert(Backend::Routes);
+        self.errors.push(error);
+        self.lost = true;
+        // An answer that comes late, or a dump that is still under way, is left behind with its socket.
+        match Socket::open(NETLINK_ROUTE, true) {
+            Ok(socket) => self.dumps = socket,
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    fn settle_nft(&mut self, take: impl FnOnce(&mut Nft, &mut Observed) -> Result<bool, Error>) {
+        let observed = &mut self.mirror.observed;
+        match take(&mut self.nft, observed) {
+            Ok(changed) => self.mirror.changed |= observed.unknown.remove(&Backend::Nft) | changed,
+            Err(error) => {
+                self.mirror.changed |= observed.unknown.insert(Backend::Nft);
+                self.errors.push(error);
+            }
+        }
+    }
+
+    /// Queued events to the mirror.
+    fn read_events(&mut self) {
+        loop {
+            match self.events.receive_now() {
+                Ok(Received::Nothing) => return,
+                Ok(Received::Datagram(bytes)) => {
+                    for message in Messages(bytes) {
+                        if message.kind == NLMSG_OVERRUN {
+                            self.overrun = true;
+                            self.lost = true;
+                        }
+                        self.mirror.event(&message);
+                    }
+                }
+                Ok(Received::Overrun) => {
+                    self.overrun = true;
+                    self.lost = true;
+                }
+                Err(failure) => {
+                    self.lost = true;
+                    self.errors.push(Error::Read { what: "events", failure });
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Changes that are being applied.
+struct Run<'a> {
+    changes: &'a [Change],
+    results: Vec<Result<(), ApplyError>>,
+    batch: Batch,
+}
+
+impl Run<'_> {
+    fn set(&mut self, number: usize, result: Result<(), ApplyError>) {
+        if let Some(place) = self.results.get_mut(number) {
+            *place = result;
+        }
+    }
+}
+
+/// How a change is carried out.
+enum Kind {
+    /// As one message among others.
+    Message,
+    /// As messages about a link.
+    Link,
+    /// By other means than rtnetlink.
+    Alone,
+    /// By somebody else.
+    Elsewhere,
+}
+
+fn kind(change: &Change) -> Kind {
+    match change {
+        Change::AddLink(_, Link { kind: LinkKind::Tun, .. }) => Kind::Elsewhere,
+        Change::AddLink(..) | Change::SetLink(..) | Change::DeleteLink(..) => Kind::Link,
+        Change::PutSysctl(..) => Kind::Alone,
+        _ => match change.backend() {
+            Backend::Routes => Kind::Message,
+            Backend::Nft => Kind::Alone,
+            Backend::WireGuard => Kind::Elsewhere,
+        },
+    }
+}

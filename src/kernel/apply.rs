@@ -1,0 +1,346 @@
+//! Changes become messages: several a send, one acknowledgement a send.
+
+use std::net::IpAddr;
+
+use corax_core::change::Change;
+use corax_core::object::{Address, Device, Link, LinkKind, RouteKey, Scope, Via};
+use nix::errno::Errno;
+
+use super::address;
+use super::error::Failure;
+use super::link;
+use super::mirror::Mirror;
+use super::neighbour;
+use super::nexthop;
+use super::route;
+use super::rule;
+use super::socket::{Socket, failure};
+use super::wire::{Messages, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLMSG_ERROR, Writer};
+
+/// Messages a send: more acknowledgements than this could overflow a small socket.
+pub(super) const BATCH: usize = 128;
+
+const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// What a removal may be answered where nothing is left to remove.
+const GONE: &[Errno] = &[Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL];
+/// A device without IPv6 needs no IPv6 setting.
+const NO_FAMILY: &[Errno] = &[Errno::EAFNOSUPPORT];
+
+/// Messages that are sent together.
+#[derive(Default)]
+pub(super) struct Batch {
+    writer: Writer,
+    pending: Vec<Pending>,
+}
+
+struct Pending {
+    sequence: u32,
+    /// Index of the change it belongs to.
+    change: usize,
+    tolerated: &'static [Errno],
+}
+
+/// A change cannot be told to the kernel as things are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Impossible {
+    pub(super) meaning: String,
+    pub(super) retry: bool,
+}
+
+impl Impossible {
+    fn missing(device: Device) -> Self {
+        Self { meaning: format!("{device} is not there"), retry: true }
+    }
+
+    fn foreign(meaning: String) -> Self {
+        Self { meaning, retry: false }
+    }
+}
+
+impl Batch {
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() >= BATCH
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Sends what is queued and gives each failure to `failed`, with the index of its change.
+    pub(super) fn send(&mut self, socket: &mut Socket, mut failed: impl FnMut(usize, Failure)) {
+        if self.is_empty() {
+            return;
+        }
+        self.writer.acknowledge_last();
+        let result = socket.send(&self.writer).and_then(|()| self.read_answers(socket, &mut failed));
+        if let Err(failure) = result {
+            for pending in &self.pending {
+                failed(pending.change, failure.clone());
+            }
+        }
+        self.writer.clear();
+        self.pending.clear();
+    }
+
+    /// Errors come by themselves, and the last message is acknowledged in any case.
+    fn read_answers(
+        &self,
+        socket: &mut Socket,
+        failed: &mut impl FnMut(usize, Failure),
+    ) -> Result<(), Failure> {
+        let last = self.pending.last().map(|pending| pending.sequence);
+        loop {
+            for message in Messages(socket.receive()?).filter(|message| message.kind == NLMSG_ERROR) {
+                let found = self.pending.iter().find(|pending| pending.sequence == message.sequence);
+                if let (Some(pending), Some(failure)) = (found, failure(&message))
+                    && !pending.tolerated.contains(&failure.errno) {
+                        failed(pending.change, failure);
+                    }
+                if Some(message.sequence) == last {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn push(
+        &mut self,
+        socket: &mut Socket,
+        change: usize,
+        tolerated: &'static [Errno],
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: impl FnOnce(&mut Writer),
+    ) {
+        let sequence = socket.next_sequence();
+        self.writer.message(kind, flags, sequence, header, attributes);
+        self.pending.push(Pending { sequence, change, tolerated });
+    }
+
+    /// Queues a change; `number` is its index.
+    pub(super) fn queue(
+        &mut self,
+        socket: &mut Socket,
+        mirror: &Mirror,
+        number: usize,
+        change: &Change,
+    ) -> Result<(), Impossible> {
+        let overlay = || mirror.overlay().ok_or(Impossible::missing(Device::Overlay));
+        match change {
+            Change::AddLink(device, link) => self.add_link(socket, number, *device, link),
+            Change::SetLink(device, link) => {
+                let index = mirror.index(*device).ok_or(Impossible::missing(*device))?;
+                self.set_link(socket, number, index, link);
+            }
+            Change::DeleteLink(device) => {
+                if let Some(index) = mirror.index(*device) {
+                    self.push(socket, number, GONE, link::RTM_DELLINK, 0, &link::header(index, 0, 0), |_| {});
+                }
+            }
+            Change::PutAddress(address, scope) => {
+                let index = mirror.index(address.device).ok_or(Impossible::missing(address.device))?;
+                self.put_address(socket, mirror, number, index, address, *scope);
+            }
+            Change::DeleteAddress(address) => {
+                if let Some(index) = mirror.index(address.device) {
+                    self.delete_address(socket, number, index, address);
+                }
+            }
+            Change::PutFdb(mac, to) => {
+                let header = neighbour::fdb_header(overlay()?);
+                self.push(socket, number, &[], neighbour::RTM_NEWNEIGH, PUT, &header, |writer| {
+                    neighbour::put_fdb(writer, *mac, *to);
+                });
+            }
+            Change::DeleteFdb(mac, to) => {
+                if let Some(index) = mirror.overlay() {
+                    let header = neighbour::fdb_header(index);
+                    self.push(socket, number, GONE, neighbour::RTM_DELNEIGH, 0, &header, |writer| {
+                        neighbour::put_fdb(writer, *mac, *to);
+                    });
+                }
+            }
+            Change::PutNeighbour(address, mac) => {
+                let header = neighbour::neighbour_header(overlay()?, *address);
+                self.push(socket, number, &[], neighbour::RTM_NEWNEIGH, PUT, &header, |writer| {
+                    neighbour::put_neighbour(writer, *address, Some(*mac));
+                });
+            }
+            Change::DeleteNeighbour(address) => {
+                if let Some(index) = mirror.overlay() {
+                    self.delete_neighbour(socket, number, index, *address);
+                }
+            }
+            Change::PutNexthop(id, gateway) => {
+                if mirror.foreign_nexthops.contains(id) {
+                    return Err(Impossible::foreign(format!(
+                        "nexthop id {} is in use by somebody else",
+                        id.0
+                    )));
+                }
+                let overlay = overlay()?;
+                let header = nexthop::put_header(*gateway);
+                self.push(socket, number, &[], nexthop::RTM_NEWNEXTHOP, PUT, &header, |writer| {
+                    nexthop::put(writer, *id, *gateway, overlay);
+                });
+            }
+            Change::DeleteNexthop(id) => {
+                if mirror.foreign_nexthops.contains(id) {
+                    return Err(Impossible::foreign(format!("nexthop id {} is somebody else's", id.0)));
+                }
+                let header = nexthop::plain_header();
+                self.push(socket, number, GONE, nexthop::RTM_DELNEXTHOP, 0, &header, |writer| {
+                    nexthop::put_id(writer, *id);
+                });
+            }
+            Change::PutRoute(key, put) => self.put_route(socket, mirror, number, key, put)?,
+            Change::DeleteRoute(key) => self.delete_route(socket, mirror, number, key),
+            Change::PutRule(rule) => {
+                self.push(socket, number, &[], rule::RTM_NEWRULE, MAKE, &rule::header(rule), |writer| {
+                    rule::put(writer, rule);
+                });
+            }
+            Change::DeleteRule(rule) => {
+                self.push(socket, number, GONE, rule::RTM_DELRULE, 0, &rule::header(rule), |writer| {
+                    rule::put(writer, rule);
+                });
+            }
+            Change::PutSysctl(..)
+            | Change::SetTunnel(..)
+            | Change::SetPeer(..)
+            | Change::DeletePeer(..)
+            | Change::ReplaceTable(..)
+            | Change::ChangeElements { .. }
+            | Change::DeleteTable => unreachable!("no message of rtnetlink"),
+        }
+        Ok(())
+    }
+
+    /// Makes a rule even though an equal one of another protocol is there.
+    pub(super) fn queue_equal_rule(
+        &mut self,
+        socket: &mut Socket,
+        number: usize,
+        rule: &corax_core::object::Rule,
+    ) {
+        self.push(socket, number, &[], rule::RTM_NEWRULE, NLM_F_CREATE, &rule::header(rule), |writer| {
+            rule::put(writer, rule);
+        });
+    }
+
+    /// The alias cannot be given at creation, and addresses must be off before the link is up.
+    fn add_link(&mut self, socket: &mut Socket, number: usize, device: Device, link: &Link) {
+        let by_name = link::header(0, 0, 0);
+        self.push(socket, number, &[], link::RTM_NEWLINK, MAKE, &by_name, |writer| {
+            link::put_new(writer, device, link);
+        });
+        self.push(socket, number, NO_FAMILY, link::RTM_SETLINK, 0, &by_name, |writer| {
+            link::put_name(writer, device);
+            link::put_no_addresses(writer);
+        });
+        let header = if link.up { link::header_up(0) } else { by_name };
+        self.push(socket, number, &[], link::RTM_SETLINK, 0, &header, |writer| {
+            link::put_name(writer, device);
+            link::put_alias(writer);
+        });
+    }
+
+    fn set_link(&mut self, socket: &mut Socket, number: usize, index: u32, link: &Link) {
+        let plain = link::header(index, 0, 0);
+        if let LinkKind::Vxlan(vxlan) = &link.kind {
+            self.push(socket, number, &[], link::RTM_NEWLINK, 0, &plain, |writer| {
+                link::put_kind(writer, "vxlan", |writer| link::put_changeable(writer, vxlan));
+            });
+        }
+        self.push(socket, number, NO_FAMILY, link::RTM_SETLINK, 0, &plain, link::put_no_addresses);
+        let header = if link.up { link::header_up(index) } else { plain };
+        self.push(socket, number, &[], link::RTM_SETLINK, 0, &header, |writer| {
+            link::put_settings(writer, link);
+        });
+    }
+
+    fn put_address(
+        &mut self,
+        socket: &mut Socket,
+        mirror: &Mirror,
+        number: usize,
+        index: u32,
+        address: &Address,
+        scope: Scope,
+    ) {
+        // The kernel replaces everything of an IPv4 address but its scope.
+        if mirror.observed.addresses.get(address).is_some_and(|held| *held != scope) {
+            self.delete_address(socket, number, index, address);
+        }
+        let header = address::header(index, address, scope);
+        self.push(socket, number, &[], address::RTM_NEWADDR, PUT, &header, |writer| {
+            address::put(writer, address);
+        });
+    }
+
+    fn delete_address(&mut self, socket: &mut Socket, number: usize, index: u32, address: &Address) {
+        let header = address::header(index, address, Scope::Global);
+        self.push(socket, number, GONE, address::RTM_DELADDR, 0, &header, |writer| {
+            address::put(writer, address);
+        });
+    }
+
+    fn delete_neighbour(&mut self, socket: &mut Socket, number: usize, index: u32, address: IpAddr) {
+        let header = neighbour::neighbour_header(index, address);
+        self.push(socket, number, GONE, neighbour::RTM_DELNEIGH, 0, &header, |writer| {
+            neighbour::put_neighbour(writer, address, None);
+        });
+    }
+
+    fn put_route(
+        &mut self,
+        socket: &mut Socket,
+        mirror: &Mirror,
+        number: usize,
+        key: &RouteKey,
+        put: &corax_core::object::Route,
+    ) -> Result<(), Impossible> {
+        if let Some(protocol) = mirror.foreign_routes.get(key) {
+            let (prefix, table) = (key.prefix, key.table.number());
+            return Err(Impossible::foreign(format!(
+                "a route of protocol {protocol} is in its place: ip route del {prefix} table {table}"
+            )));
+        }
+        let link = match put.via {
+            Via::Device(device) => Some(mirror.index(device).ok_or(Impossible::missing(device))?),
+            _ => None,
+        };
+        if mirror.doubled_routes.contains(key) {
+            self.delete_route(socket, mirror, number, key);
+        }
+        let header = route::put_route_header(key, put.via);
+        self.push(socket, number, &[], route::RTM_NEWROUTE, PUT, &header, |writer| {
+            route::put_route(writer, key, put, link);
+        });
+        Ok(())
+    }
+
+    fn delete_route(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize, key: &RouteKey) {
+        let via = mirror.observed.routes.get(key).map_or(Via::Other, |held| held.via);
+        let copies = if mirror.doubled_routes.contains(key) { COPIES } else { 1 };
+        for _ in 0..copies {
+            self.push(
+                socket,
+                number,
+                GONE,
+                route::RTM_DELROUTE,
+                0,
+                &route::delete_header(key, via),
+                |writer| {
+                    route::put_key(writer, key);
+                },
+            );
+        }
+    }
+}
+
+/// How many routes of one key are taken away at once.
+const COPIES: usize = 8;

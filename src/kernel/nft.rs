@@ -1,0 +1,425 @@
+//! The nftables table: made anew by the program `nft`, in one transaction; its elements changed and read by nfnetlink.
+//!
+//! Who made the table is told by one element of its set [`CHECKSUM_SET`], so that a restart adopts it without a write.
+
+mod elements;
+mod program;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+
+use corax_core::nft::{CHECKSUM_SET, Ruleset};
+use corax_core::object::Set;
+use corax_core::observed::{NftTable, Observed};
+use corax_core::prefix::Prefix;
+use nix::errno::Errno;
+use sha2::{Digest as _, Sha256};
+
+use self::elements::{Raw, paired};
+use self::wire::{Batch, ElementEvent, Event};
+use super::error::{Error, Failure};
+use super::socket::{Received, Socket};
+use super::wire::Messages;
+
+const NETLINK_NETFILTER: u16 = 12;
+const NFNLGRP_NFTABLES: u32 = 7;
+
+pub(super) struct Nft {
+    program: PathBuf,
+    requests: Socket,
+    events: Socket,
+    /// The port of `requests`, which events of our own writes carry.
+    port: u32,
+    /// The table by its listing, before its elements are looked at.
+    table: NftTable,
+    /// Sets with elements that Corax cannot have put there.
+    odd: BTreeSet<Set>,
+    /// Read the table anew.
+    stale: bool,
+    /// Read the elements of these sets anew.
+    stale_sets: BTreeSet<Set>,
+    /// Who sent changes of the table, other than of elements, since this was last cleared.
+    writers: BTreeSet<u32>,
+    /// Changes of elements that have not been put together yet.
+    added: BTreeMap<Set, Vec<Raw>>,
+    deleted: BTreeMap<Set, Vec<Raw>>,
+}
+
+/// Why the table could not be changed.
+pub(super) enum Refused {
+    /// By the kernel.
+    Kernel(Failure),
+    /// By nft, or because it could not be read afterwards.
+    Other(Error),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Kernel(failure)
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn read(failure: Failure) -> Error {
+    Error::Read { what: "nftables table", failure }
+}
+
+impl Nft {
+    pub(super) fn open(queue: usize) -> Result<Self, Error> {
+        let program = program::find().ok_or(Error::NoNft)?;
+        let events = Socket::listen(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], queue)?;
+        let requests = Socket::open(NETLINK_NETFILTER, false)?;
+        let port = requests.port()?;
+        Ok(Self {
+            program,
+            requests,
+            events,
+            port,
+            table: NftTable::Absent,
+            odd: BTreeSet::new(),
+            stale: true,
+            stale_sets: BTreeSet::new(),
+            writers: BTreeSet::new(),
+            added: BTreeMap::new(),
+            deleted: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.events.fd()
+    }
+
+    /// Reads everything.
+    pub(super) fn resync(&mut self, observed: &mut Observed) -> Result<bool, Error> {
+        self.take_events()?;
+        self.stale = true;
+        self.settle(observed)
+    }
+
+    /// Takes in what happened; tells whether anything of it was new.
+    pub(super) fn drain(&mut self, observed: &mut Observed) -> Result<bool, Error> {
+        self.take_events()?;
+        self.settle(observed)
+    }
+
+    fn settle(&mut self, observed: &mut Observed) -> Result<bool, Error> {
+        let mut changed = false;
+        if self.stale {
+            changed |= self.read_table(observed)?;
+            self.stale = false;
+        } else {
+            changed |= self.put_together(observed);
+        }
+        for set in std::mem::take(&mut self.stale_sets) {
+            let result = self.read_set(observed, set);
+            if result.is_err() {
+                self.stale = true;
+            }
+            changed |= result?;
+        }
+        Ok(changed | self.conclude(observed))
+    }
+
+    fn conclude(&self, observed: &mut Observed) -> bool {
+        let table = match self.table {
+            NftTable::Intact(_) if !self.odd.is_empty() => NftTable::Altered,
+            table => table,
+        };
+        std::mem::replace(&mut observed.nft, table) != table
+    }
+
+    /// Queues what events tell.
+    fn take_events(&mut self) -> Result<(), Error> {
+        loop {
+            match self.events.receive_now().map_err(read)? {
+                Received::Nothing => return Ok(()),
+                Received::Overrun => self.stale = true,
+                Received::Datagram(bytes) => {
+                    for message in Messages(bytes) {
+                        match wire::decode_event(&message) {
+                            Event::Foreign => {}
+                            Event::Table => {
+                                self.writers.insert(message.port);
+                                self.stale = true;
+                            }
+                            Event::Elements(name, event) => match Set::from_name(name) {
+                                Some(set) => {
+                                    let (queue, elements) = match event {
+                                        ElementEvent::Added(elements) => (&mut self.added, elements),
+                                        ElementEvent::Deleted(elements) => (&mut self.deleted, elements),
+                                    };
+                                    let known = elements::decode(elements, queue.entry(set).or_default());
+                                    if known.is_none() {
+                                        self.stale_sets.insert(set);
+                                    }
+                                }
+                                None => self.stale |= name == CHECKSUM_SET && message.port != self.port,
+                            },
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies the queued changes of elements to the mirror; reads a set anew where they do not fit together.
+    fn put_together(&mut self, observed: &mut Observed) -> bool {
+        let mut changed = false;
+        for (set, raw) in std::mem::take(&mut self.deleted) {
+            for prefix in paired(set, raw, false).unwrap_or_else(|| {
+                self.stale_sets.insert(set);
+                Vec::new()
+            }) {
+                if observed.elements.remove(&(set, prefix)).is_some() {
+                    changed = true;
+                } else {
+                    self.stale_sets.insert(set);
+                }
+            }
+        }
+        for (set, raw) in std::mem::take(&mut self.added) {
+            let Some(prefixes) = paired(set, raw, false) else {
+                self.stale_sets.insert(set);
+                continue;
+            };
+            for prefix in prefixes {
+                changed |= observed.elements.insert((set, prefix), ()).is_none();
+            }
+        }
+        changed
+    }
+
+    fn read_table(&mut self, observed: &mut Observed) -> Result<bool, Error> {
+        self.forget_events();
+        let checksum = if wire::table_exists(&mut self.requests).map_err(read)? {
+            self.read_checksum().map_err(read)?
+        } else {
+            self.table = NftTable::Absent;
+            self.odd.clear();
+            let changed = !observed.elements.is_empty();
+            observed.elements.clear();
+            return Ok(changed);
+        };
+        let listing = self.listing()?;
+        self.table = known_by(checksum, listing.as_deref());
+        self.read_sets(observed)
+    }
+
+    fn read_sets(&mut self, observed: &mut Observed) -> Result<bool, Error> {
+        let mut changed = false;
+        for set in Set::all() {
+            changed |= self.read_set(observed, set)?;
+        }
+        Ok(changed)
+    }
+
+    fn forget_events(&mut self) {
+        self.stale_sets.clear();
+        self.added.clear();
+        self.deleted.clear();
+        self.writers.clear();
+    }
+
+    /// The value in the checksum set, if it is one.
+    fn read_checksum(&mut self) -> Result<Option<u128>, Failure> {
+        let raw = match wire::dump_elements(&mut self.requests, CHECKSUM_SET) {
+            Err(failure) if failure.errno == Errno::ENOENT => return Ok(None),
+            result => result?,
+        };
+        Ok(match raw.as_deref() {
+            Some([Raw { key, end: false }]) => Some(*key),
+            _ => None,
+        })
+    }
+
+    fn read_set(&mut self, observed: &mut Observed, set: Set) -> Result<bool, Error> {
+        let raw = match wire::dump_elements(&mut self.requests, &set.to_string()) {
+            // The set was taken away; an event tells of it.
+            Err(failure) if failure.errno == Errno::ENOENT => None,
+            result => result.map_err(read)?,
+        };
+        let prefixes = raw.and_then(|raw| paired(set, raw, true));
+        if prefixes.is_some() {
+            self.odd.remove(&set);
+        } else {
+            self.odd.insert(set);
+        }
+        let found: BTreeSet<Prefix> = prefixes.into_iter().flatten().collect();
+        let gone: Vec<_> = elements_of(observed, set)
+            .filter(|prefix| !found.contains(prefix))
+            .map(|prefix| (set, prefix))
+            .collect();
+        let mut changed = !gone.is_empty();
+        for element in gone {
+            observed.elements.remove(&element);
+        }
+        for prefix in found {
+            changed |= observed.elements.insert((set, prefix), ()).is_none();
+        }
+        Ok(changed)
+    }
+
+    /// What nft prints of the table, without elements and counters; none where there is no table.
+    fn listing(&self) -> Result<Option<String>, Error> {
+        let arguments = ["-s", "-t", "list", "table", "inet", corax_core::object::ALIAS];
+        match program::run(&self.program, &arguments, "", "list table") {
+            Err(Error::Nft { text, .. }) if text.contains("No such file or directory") => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    /// Makes the table anew.
+    pub(super) fn replace(
+        &mut self,
+        observed: &mut Observed,
+        ruleset: &Ruleset,
+        elements: &[(Set, Prefix)],
+    ) -> Result<(), Refused> {
+        let mut text = String::new();
+        ruleset.write(&mut text, elements).expect("writing to a string cannot fail");
+        self.take_events()?;
+        self.writers.clear();
+        program::run(&self.program, &["-f", "-"], &text, "-f -")?;
+        drop(text);
+        self.stale = true;
+        let listing = self.listing()?;
+        self.take_events()?;
+        // Whoever else wrote meanwhile is in the listing: then it is not sealed, and made once more.
+        if let (Some(listing), true) = (&listing, self.writers.len() <= 1) {
+            let checksum = u128::from(ruleset.fingerprint()) << 64 | u128::from(digest(listing));
+            let element = Prefix::host(IpAddr::from(Ipv6Addr::from(checksum)));
+            self.send(|batch| batch.add(CHECKSUM_SET, false, &[element]))?;
+        }
+        self.forget_events();
+        let checksum = self.read_checksum()?;
+        self.table = known_by(checksum, listing.as_deref());
+        self.read_sets(observed)?;
+        self.stale = false;
+        self.drain(observed)?;
+        Ok(())
+    }
+
+    /// Takes elements away and adds others, in one transaction.
+    pub(super) fn change(
+        &mut self,
+        observed: &mut Observed,
+        delete: &[(Set, Prefix)],
+        add: &[(Set, Prefix)],
+    ) -> Result<(), Refused> {
+        let result = self.send_elements(delete, add);
+        match result {
+            Err(failure) if matches!(failure.errno, Errno::ENOENT | Errno::EEXIST) => {
+                // The mirror was behind: leave out what is so already.
+                self.take_events()?;
+                self.stale_sets.extend(delete.iter().chain(add).map(|(set, _)| *set));
+                self.settle(observed)?;
+                let there = |element: &&(Set, Prefix)| observed.elements.contains_key(*element);
+                let delete: Vec<_> = delete.iter().filter(there).copied().collect();
+                let add: Vec<_> = add.iter().filter(|element| !there(element)).copied().collect();
+                self.send_elements(&delete, &add)?;
+            }
+            result => result?,
+        }
+        self.drain(observed)?;
+        Ok(())
+    }
+
+    fn send_elements(&mut self, delete: &[(Set, Prefix)], add: &[(Set, Prefix)]) -> Result<(), Failure> {
+        if delete.is_empty() && add.is_empty() {
+            return Ok(());
+        }
+        self.send(|batch| {
+            for (elements, deleted) in [(delete, true), (add, false)] {
+                for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
+                    let Some((set, _)) = group.first() else { continue };
+                    let prefixes: Vec<Prefix> = group.iter().map(|(_, prefix)| *prefix).collect();
+                    let name = set.to_string();
+                    if deleted {
+                        batch.delete(&name, set.is_interval(), &prefixes);
+                    } else {
+                        batch.add(&name, set.is_interval(), &prefixes);
+                    }
+                }
+            }
+        })
+    }
+
+    /// Removes the table.
+    pub(super) fn delete(&mut self, observed: &mut Observed) -> Result<(), Refused> {
+        match self.send(Batch::delete_table) {
+            Err(failure) if failure.errno == Errno::ENOENT => {}
+            result => result?,
+        }
+        self.drain(observed)?;
+        Ok(())
+    }
+
+    fn send(&mut self, fill: impl FnOnce(&mut Batch)) -> Result<(), Failure> {
+        Batch::send(&mut self.requests, fill)
+    }
+
+    /// Named counters: packets and bytes.
+    pub(super) fn counters(&mut self) -> Result<Vec<(String, u64, u64)>, Error> {
+        match wire::dump_counters(&mut self.requests) {
+            Err(failure) if failure.errno == Errno::ENOENT => Ok(Vec::new()),
+            result => result.map_err(|failure| Error::Read { what: "nftables counters", failure }),
+        }
+    }
+}
+
+fn elements_of(observed: &Observed, set: Set) -> impl Iterator<Item = Prefix> {
+    let least = Prefix::new(IpAddr::from([0, 0, 0, 0]), 0);
+    let from = observed.elements.range((set, least)..);
+    from.map(|(element, ())| *element).take_while(move |(of, _)| *of == set).map(|(_, prefix)| prefix)
+}
+
+/// The table, by its checksum and its listing.
+fn known_by(checksum: Option<u128>, listing: Option<&str>) -> NftTable {
+    let Some(listing) = listing else { return NftTable::Absent };
+    let Some(bytes) = checksum.map(u128::to_be_bytes) else { return NftTable::Altered };
+    let (upper, lower) = bytes.split_at(8);
+    let number = |half: &[u8]| half.try_into().map(u64::from_be_bytes).unwrap_or_default();
+    if number(lower) == digest(listing) { NftTable::Intact(number(upper)) } else { NftTable::Altered }
+}
+
+/// The first 64 bits of the SHA-256 of a listing, the checksum's own set and what nft remarks left out.
+fn digest(listing: &str) -> u64 {
+    let mut hash = Sha256::new();
+    let mut inside = false;
+    for line in listing.lines() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        inside |= line.starts_with("set checksum ");
+        if !inside && !line.is_empty() {
+            hash.update(line);
+            hash.update("\n");
+        }
+        inside &= line != "}";
+    }
+    let hash = hash.finalize();
+    hash.first_chunk().map(|first| u64::from_be_bytes(*first)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listing_is_known_again_whatever_stands_in_the_checksum_set() {
+        let listing = |checksum: &str, rule: &str| {
+            format!(
+                "table inet corax {{\n\tset checksum {{\n\t\ttype ipv6_addr{checksum}\n\t}}\n\n\tchain a {{\n\t\t{rule}\n\t}}\n}}\n"
+            )
+        };
+        let plain = digest(&listing("", "accept"));
+        assert_eq!(plain, digest(&listing("\n\t\telements = { ::1 }", "accept # handle 3")));
+        assert_ne!(plain, digest(&listing("", "drop")));
+    }
+}

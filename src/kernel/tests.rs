@@ -1,0 +1,4 @@
+//! Each test in a network namespace of its own; the oracle is iproute2 and nft.
+
+mod classes;
+mod support;
