@@ -22,11 +22,12 @@ mod sysctl;
 mod tests;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use corax_core::change::Change;
 use corax_core::facts::Facts;
-use corax_core::object::{Link, LinkKind};
+use corax_core::object::{Device, Link, LinkKind};
 use corax_core::observed::{Backend, Observed};
 
 pub(crate) use self::error::{ApplyError, Error, Failure};
@@ -47,6 +48,9 @@ const GROUPS: [u32; 11] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
 /// How often what changes while it is read is read again before the next drain has to.
 const ROUNDS: usize = 8;
+
+/// From so many messages in a row, reading all anew afterwards costs less than hearing of each.
+const MANY: usize = 1024;
 
 /// What happened since the last time.
 #[derive(Debug, Default)]
@@ -183,34 +187,61 @@ impl Kernel {
         changes: &[Change],
         elsewhere: &mut Elsewhere<'_>,
     ) -> Vec<Result<(), ApplyError>> {
-        let mut run =
-            Run { changes, results: changes.iter().map(|_| Ok(())).collect(), batch: Batch::default() };
+        let mut run = Run {
+            changes,
+            results: changes.iter().map(|_| Ok(())).collect(),
+            batch: Batch::default(),
+            made: BTreeSet::new(),
+        };
         self.settle();
-        for (number, change) in changes.iter().enumerate() {
-            match kind(change) {
-                Kind::Message => self.queue(&mut run, number, change),
-                Kind::Link => {
-                    self.send(&mut run);
-                    self.link(&mut run, number, change);
+        let mut number = 0;
+        for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
+            let deaf = group.len() >= MANY && self.stop_listening();
+            for change in group {
+                match kind(change) {
+                    Kind::Message => self.queue(&mut run, number, change),
+                    Kind::Link => self.link(&mut run, number, change),
+                    Kind::Alone => {
+                        let result = self.alone(change, elsewhere);
+                        run.set(number, result);
+                    }
+                    Kind::Elsewhere => {
+                        let result = elsewhere(change);
+                        if let (Change::AddLink(device, _), Ok(())) = (change, &result) {
+                            run.made.insert(*device);
+                        }
+                        run.set(number, result);
+                        self.read_events();
+                    }
                 }
-                Kind::Alone => {
-                    self.send(&mut run);
-                    let result = self.alone(change, elsewhere);
-                    run.set(number, result);
-                }
-                Kind::Elsewhere => {
-                    self.send(&mut run);
-                    run.set(number, elsewhere(change));
-                    self.read_events();
-                }
+                number += 1;
+            }
+            self.send(&mut run);
+            if deaf {
+                self.listen_again();
             }
         }
-        self.send(&mut run);
         self.settle();
         run.results
     }
 
+    /// Leaves the events unheard: after many messages, reading all anew costs less than hearing of each.
+    fn stop_listening(&mut self) -> bool {
+        self.events.leave(&GROUPS).inspect_err(|_| self.lost = true).is_ok()
+    }
+
+    fn listen_again(&mut self) {
+        if let Err(failure) = self.events.join(&GROUPS) {
+            self.errors.push(Error::Read { what: "events", failure });
+        }
+        self.lost = true;
+        self.mirror.facts = true;
+        self.settle();
+    }
+
     fn queue(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
+        // The kernel announces an IPv6 address some time after it has taken it.
+        self.mirror.stale.addresses |= matches!(change, Change::PutAddress(put, _) if put.address.is_ipv6());
         if let Err(Impossible { meaning, retry }) =
             run.batch.queue(&mut self.requests, &self.mirror, number, change)
         {
@@ -225,25 +256,32 @@ impl Kernel {
     fn link(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
         if let Change::SetLink(device, _) | Change::DeleteLink(device) = change {
             let held = self.mirror.observed.links.get(device);
-            if held.is_some_and(|held| facts::is_foreign(*device, held)) {
+            let made = run.made.contains(device);
+            if !made && held.is_some_and(|held| facts::is_foreign(*device, held)) {
                 run.set(number, Err(ApplyError::new(change, format!("{device} is somebody else's"), false)));
                 return;
             }
         }
         self.queue(run, number, change);
         self.send(run);
+        if let Change::AddLink(device, _) | Change::SetLink(device, _) = change {
+            if let Err(error) = dump::link(&mut self.requests, &mut self.mirror, *device) {
+                self.unknown(error);
+            }
+        }
         self.settle();
         if let (Change::AddLink(device, link), Some(Err(_))) = (change, run.results.get(number))
-            && self.mirror.observed.links.get(device) == Some(link) {
-                run.set(number, Ok(()));
-            }
+            && self.mirror.observed.links.get(device) == Some(link)
+        {
+            run.set(number, Ok(()));
+        }
     }
 
     fn send(&mut self, run: &mut Run<'_>) {
         if run.batch.is_empty() {
             return;
         }
-        let Run { changes, results, batch } = run;
+        let Run { changes, results, batch, .. } = run;
         let mut equal_rules = Vec::new();
         let lost = &mut self.lost;
         batch.send(&mut self.requests, |number, failure| {
@@ -374,11 +412,23 @@ impl Kernel {
     }
 }
 
+#[cfg(test)]
+impl Kernel {
+    /// Makes a rule though it is there, as no tool does.
+    fn put_copy(&mut self, rule: &corax_core::object::Rule) {
+        let mut batch = Batch::default();
+        batch.queue_equal_rule(&mut self.requests, 0, rule);
+        batch.send(&mut self.requests, |_, failure| panic!("{failure}"));
+    }
+}
+
 /// Changes that are being applied.
 struct Run<'a> {
     changes: &'a [Change],
     results: Vec<Result<(), ApplyError>>,
     batch: Batch,
+    /// Devices that somebody else made in this run.
+    made: BTreeSet<Device>,
 }
 
 impl Run<'_> {
@@ -387,6 +437,10 @@ impl Run<'_> {
             *place = result;
         }
     }
+}
+
+fn is_message(change: &Change) -> bool {
+    matches!(kind(change), Kind::Message)
 }
 
 /// How a change is carried out.

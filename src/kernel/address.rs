@@ -20,6 +20,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u8 = 2;
+const IFA_F_TENTATIVE: u32 = 0x40;
 
 /// An address of any link, by the link's index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,21 +38,24 @@ pub(super) const fn family_number(family: Family) -> u8 {
     }
 }
 
-pub(super) fn decode(message: &Message<'_>) -> Option<(Held, Scope)> {
+/// An address that is in use. One that IPv6 is still asking the link about is not, and comes with an event once it is.
+pub(super) fn decode(message: &Message<'_>) -> Option<(Held, Option<Scope>)> {
     let mut fields = message.fields();
     let [family, length, _, scope] = fields.array()?;
     (family == AF_INET || family == AF_INET6).then_some(())?;
     let index = fields.u32()?;
-    let (mut near, mut far) = (None, None);
+    let (mut near, mut far, mut flags) = (None, None, 0);
     for attribute in fields.attributes() {
         match attribute.kind {
             IFA_LOCAL => near = attribute.address(),
             IFA_ADDRESS => far = attribute.address(),
+            IFA_FLAGS => flags = attribute.u32().unwrap_or_default(),
             _ => {}
         }
     }
     let scope = if scope >= RT_SCOPE_LINK { Scope::Link } else { Scope::Global };
-    Some((Held { index, address: near.or(far)?, length }, scope))
+    let used = message.kind == RTM_NEWADDR && flags & IFA_F_TENTATIVE == 0;
+    Some((Held { index, address: near.or(far)?, length }, used.then_some(scope)))
 }
 
 /// A request's header (`ifaddrmsg`).

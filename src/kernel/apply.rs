@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use corax_core::change::Change;
-use corax_core::object::{Address, Device, Link, LinkKind, RouteKey, Scope, Via};
+use corax_core::object::{Address, Device, Link, LinkKind, RouteKey, Scope, TWIN_METRIC, Via};
 use nix::errno::Errno;
 
 use super::address;
@@ -95,9 +95,10 @@ impl Batch {
             for message in Messages(socket.receive()?).filter(|message| message.kind == NLMSG_ERROR) {
                 let found = self.pending.iter().find(|pending| pending.sequence == message.sequence);
                 if let (Some(pending), Some(failure)) = (found, failure(&message))
-                    && !pending.tolerated.contains(&failure.errno) {
-                        failed(pending.change, failure);
-                    }
+                    && !pending.tolerated.contains(&failure.errno)
+                {
+                    failed(pending.change, failure);
+                }
                 if Some(message.sequence) == last {
                     return Ok(());
                 }
@@ -133,7 +134,8 @@ impl Batch {
             Change::AddLink(device, link) => self.add_link(socket, number, *device, link),
             Change::SetLink(device, link) => {
                 let index = mirror.index(*device).ok_or(Impossible::missing(*device))?;
-                self.set_link(socket, number, index, link);
+                let held = mirror.observed.links.get(device);
+                self.set_link(socket, number, index, held, link);
             }
             Change::DeleteLink(device) => {
                 if let Some(index) = mirror.index(*device) {
@@ -248,7 +250,7 @@ impl Batch {
         });
     }
 
-    fn set_link(&mut self, socket: &mut Socket, number: usize, index: u32, link: &Link) {
+    fn set_link(&mut self, socket: &mut Socket, number: usize, index: u32, held: Option<&Link>, link: &Link) {
         let plain = link::header(index, 0, 0);
         if let LinkKind::Vxlan(vxlan) = &link.kind {
             self.push(socket, number, &[], link::RTM_NEWLINK, 0, &plain, |writer| {
@@ -258,7 +260,7 @@ impl Batch {
         self.push(socket, number, NO_FAMILY, link::RTM_SETLINK, 0, &plain, link::put_no_addresses);
         let header = if link.up { link::header_up(index) } else { plain };
         self.push(socket, number, &[], link::RTM_SETLINK, 0, &header, |writer| {
-            link::put_settings(writer, link);
+            link::put_settings(writer, held, link);
         });
     }
 
@@ -324,7 +326,9 @@ impl Batch {
     }
 
     fn delete_route(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize, key: &RouteKey) {
-        let via = mirror.observed.routes.get(key).map_or(Via::Other, |held| held.via);
+        // Where it is not there, nothing else is to be taken for it.
+        let absent = if key.metric == TWIN_METRIC { Via::Unreachable } else { Via::Device(Device::Overlay) };
+        let via = mirror.observed.routes.get(key).map_or(absent, |held| held.via);
         let copies = if mirror.doubled_routes.contains(key) { COPIES } else { 1 };
         for _ in 0..copies {
             self.push(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use corax_core::object::{NexthopId, Table};
+use corax_core::object::{Device, NexthopId, Table};
 use corax_core::prefix::Family;
 use nix::errno::Errno;
 
@@ -16,7 +16,7 @@ use super::route;
 use super::rule;
 use super::socket::Socket;
 use super::sysctl;
-use super::wire::Message;
+use super::wire::{Message, Writer};
 
 /// Index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -33,9 +33,7 @@ fn is_of(message: &Message<'_>, family: Family) -> bool {
 /// Everything over rtnetlink.
 pub(super) fn all(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
     links(socket, mirror)?;
-    addresses(socket, mirror)?;
-    mirror.stale =
-        Stale { nexthops: true, routes: true, rules: true, fdb: true, neighbours: true, sysctls: true };
+    mirror.stale = Stale::ALL;
     stale(socket, mirror)
 }
 
@@ -53,8 +51,9 @@ fn stale_parts(socket: &mut Socket, mirror: &mut Mirror, stale: Stale) -> Result
     if stale == Stale::default() {
         return Ok(());
     }
-    if stale.nexthops || stale.routes {
-        barrier(socket).map_err(read("links"))?;
+    barrier(socket).map_err(read("links"))?;
+    if stale.addresses {
+        addresses(socket, mirror)?;
     }
     if stale.sysctls {
         sysctls(mirror);
@@ -106,6 +105,22 @@ fn links(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
     Ok(())
 }
 
+/// One link, by name: a link that is down changes its alias without an event.
+pub(super) fn link(socket: &mut Socket, mirror: &mut Mirror, device: Device) -> Result<(), Error> {
+    let put = |writer: &mut Writer| {
+        link::put_name(writer, device);
+        link::without_counters(writer);
+    };
+    match socket.get(link::RTM_GETLINK, &link::header(0, 0, 0), put, link::decode) {
+        Ok(Some(decoded)) => mirror.put_link(decoded),
+        Ok(None) => {}
+        // An event tells that it is gone.
+        Err(failure) if failure.errno == Errno::ENODEV => {}
+        Err(failure) => return Err(read("links")(failure)),
+    }
+    Ok(())
+}
+
 fn addresses(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
     let found = socket
         .dump(
@@ -113,7 +128,9 @@ fn addresses(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
             &[0; 8],
             |_| {},
             BTreeMap::new,
-            |into, message| into.extend(address::decode(message)),
+            |into, message| {
+                into.extend(address::decode(message).and_then(|(held, scope)| Some((held, scope?))))
+            },
         )
         .map_err(read("addresses"))?;
     mirror.facts |= found != mirror.addresses;
@@ -183,9 +200,11 @@ fn routes(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Failure> {
                 Routes::default,
                 |into, message| {
                     if let Some(route::Decoded::Ours(found)) = route::decode(message)
-                        && found.key.table == table && is_of(message, family) {
-                            into.add(&found, &mirror.devices);
-                        }
+                        && found.key.table == table
+                        && is_of(message, family)
+                    {
+                        into.add(&found, &mirror.devices);
+                    }
                 },
             );
             match found {

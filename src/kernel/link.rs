@@ -197,9 +197,9 @@ pub(super) fn put_changeable(writer: &mut Writer, vxlan: &Vxlan) {
     writer.u32(IFLA_VXLAN_AGEING, vxlan.ageing);
 }
 
-/// Address, MTU and alias of a link that is there.
-pub(super) fn put_settings(writer: &mut Writer, link: &Link) {
-    if let Some(mac) = link.mac {
+/// Address, MTU and alias of a link that is there. An address that is set flushes all neighbours, be it the same.
+pub(super) fn put_settings(writer: &mut Writer, held: Option<&Link>, link: &Link) {
+    if let Some(mac) = link.mac.filter(|mac| held.and_then(|held| held.mac) != Some(*mac)) {
         writer.attribute(IFLA_ADDRESS, &mac.0);
     }
     writer.u32(IFLA_MTU, link.mtu);

@@ -18,12 +18,25 @@ use super::wire::{Message, NLM_F_REPLACE};
 /// What must be dumped again, because no event tells what became of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stale {
+    pub(super) addresses: bool,
     pub(super) nexthops: bool,
     pub(super) routes: bool,
     pub(super) rules: bool,
     pub(super) fdb: bool,
     pub(super) neighbours: bool,
     pub(super) sysctls: bool,
+}
+
+impl Stale {
+    pub(super) const ALL: Self = Self {
+        addresses: true,
+        nexthops: true,
+        routes: true,
+        rules: true,
+        fdb: true,
+        neighbours: true,
+        sysctls: true,
+    };
 }
 
 #[derive(Default)]
@@ -84,7 +97,7 @@ impl Mirror {
             }
             address::RTM_NEWADDR | address::RTM_DELADDR => {
                 if let Some((held, scope)) = address::decode(message) {
-                    self.address(held, (message.kind == address::RTM_NEWADDR).then_some(scope));
+                    self.address(held, scope);
                 }
             }
             neighbour::RTM_NEWNEIGH | neighbour::RTM_DELNEIGH => self.neighbour(message),
@@ -155,14 +168,7 @@ impl Mirror {
         self.observed.addresses = self.own_addresses();
         self.changed = true;
         self.facts = true;
-        self.stale = Stale {
-            nexthops: true,
-            routes: true,
-            fdb: true,
-            neighbours: true,
-            sysctls: true,
-            rules: self.stale.rules,
-        };
+        self.stale = Stale { rules: self.stale.rules, addresses: self.stale.addresses, ..Stale::ALL };
     }
 
     /// Addresses of our devices.
@@ -184,6 +190,8 @@ impl Mirror {
         };
         // The last IPv4 address of a device takes its routes along, silently.
         self.stale.routes |= scope.is_none() && own.is_some();
+        // IPv6 that is switched off takes addresses along, and is announced by that alone.
+        self.stale.sysctls |= own.is_some() && held.address.is_ipv6();
         if before == scope {
             return;
         }
@@ -232,7 +240,7 @@ impl Mirror {
             };
         }
         // Its routes go with it, IPv4's silently.
-        self.stale.routes |= !there && self.users.contains_key(&id);
+        self.stale.routes |= !there && [id, SOME].iter().any(|id| self.users.contains_key(id));
     }
 
     fn route(&mut self, found: &Found, message: &Message<'_>) {
@@ -272,14 +280,16 @@ impl Mirror {
             return;
         }
         self.changed = true;
-        if let Some(Via::Nexthop(id)) = before.map(|route| route.via)
-            && let Some(users) = self.users.get_mut(&id) {
+        if let Some(id) = before.and_then(|route| user_of(&route)) {
+            let users = self.users.get_mut(&id).map(|users| {
                 *users -= 1;
-                if *users == 0 {
-                    self.users.remove(&id);
-                }
+                *users
+            });
+            if users == Some(0) {
+                self.users.remove(&id);
             }
-        if let Some(Via::Nexthop(id)) = route.map(|route| route.via) {
+        }
+        if let Some(id) = route.and_then(|route| user_of(&route)) {
             *self.users.entry(id).or_default() += 1;
         }
     }
@@ -293,7 +303,7 @@ impl Mirror {
         self.doubled_routes = routes.doubled;
         self.users.clear();
         for route in self.observed.routes.values() {
-            if let Via::Nexthop(id) = route.via {
+            if let Some(id) = user_of(route) {
                 *self.users.entry(id).or_default() += 1;
             }
         }
@@ -323,6 +333,18 @@ impl Mirror {
     pub(super) fn foreign_addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
         let foreign = self.addresses.keys().filter(|held| self.device(held.index).is_none());
         foreign.map(|held| (held.address, held.index))
+    }
+}
+
+/// Stands for a nexthop object that is not known: no object has this number.
+const SOME: NexthopId = NexthopId(0);
+
+/// The nexthop object that a route may use.
+const fn user_of(route: &Route) -> Option<NexthopId> {
+    match route.via {
+        Via::Nexthop(id) => Some(id),
+        Via::Other => Some(SOME),
+        Via::Device(_) | Via::Unreachable => None,
     }
 }
 

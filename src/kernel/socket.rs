@@ -69,6 +69,22 @@ impl Socket {
         Ok(socket)
     }
 
+    /// Stops listening to groups, and forgets what came of them.
+    pub(super) fn leave(&mut self, groups: &[u32]) -> Result<(), Failure> {
+        for group in groups {
+            self.socket.drop_membership(*group)?;
+        }
+        while !matches!(self.receive_now()?, Received::Nothing) {}
+        Ok(())
+    }
+
+    pub(super) fn join(&self, groups: &[u32]) -> Result<(), Failure> {
+        for group in groups {
+            self.socket.add_membership(*group)?;
+        }
+        Ok(())
+    }
+
     /// The queue that events get where nothing else is said, in bytes.
     pub(super) const QUEUE: usize = QUEUE;
 

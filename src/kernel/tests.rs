@@ -1,4 +1,7 @@
 //! Each test in a network namespace of its own; the oracle is iproute2 and nft.
 
 mod classes;
+mod foreign;
+mod random;
 mod support;
+mod table;

@@ -14,6 +14,7 @@ use corax_core::object::{
 };
 use corax_core::observed::Observed;
 use corax_core::prefix::{Family, Prefix};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::kernel::{ApplyError, Kernel};
@@ -75,12 +76,61 @@ pub(super) fn apply(kernel: &mut Kernel, changes: &[Change]) {
     }
 }
 
+/// Does what a change does with the line that it prints.
+pub(super) fn by_hand(change: &Change) {
+    match change {
+        // The program `sysctl` is not everywhere.
+        Change::PutSysctl(device, sysctl, value) => {
+            sh(&format!("echo {value} > /proc/sys/{}", sysctl.path(*device)));
+        }
+        Change::ReplaceTable(..) => {
+            sh(&format!("nft -f - <<'END'\n{change}\nEND"));
+        }
+        Change::ChangeElements { .. } => {
+            sh(&change.to_string().replace("{ ", "'{ ").replace(" }", " }'"));
+        }
+        // The kernel's own link-local address is off where Corax makes the link.
+        Change::AddLink(device, _) => {
+            let quiet = format!("\nip link set {device} addrgenmode none\nip link set");
+            sh(&change.to_string().replace("\nip link set", &quiet));
+        }
+        _ => {
+            sh(&change.to_string());
+        }
+    }
+}
+
+/// What takes away what a put made; none where that goes with something else.
+pub(super) fn opposite(change: &Change) -> Option<Change> {
+    Some(match change {
+        Change::AddLink(device, _) => Change::DeleteLink(*device),
+        Change::PutAddress(address, _) => Change::DeleteAddress(*address),
+        Change::PutFdb(mac, to) => Change::DeleteFdb(*mac, *to),
+        Change::PutNeighbour(address, _) => Change::DeleteNeighbour(*address),
+        Change::PutNexthop(id, _) => Change::DeleteNexthop(*id),
+        Change::PutRoute(key, _) => Change::DeleteRoute(*key),
+        Change::PutRule(rule) => Change::DeleteRule(*rule),
+        Change::ReplaceTable(..) => Change::DeleteTable,
+        _ => return None,
+    })
+}
+
 /// The mirror after events alone equals what a fresh one reads.
 pub(super) fn assert_mirror_is_fresh(kernel: &mut Kernel, after: &str) {
-    let drained = kernel.drain();
-    assert!(drained.errors.is_empty(), "{after}: {:?}", drained.errors);
-    let fresh = Kernel::open().expect("a second one");
-    assert_same(kernel.observed(), fresh.observed(), after);
+    loop {
+        let drained = kernel.drain();
+        assert!(drained.errors.is_empty(), "{after}: {:?}", drained.errors);
+        let fresh = Kernel::open().expect("a second one");
+        if kernel.observed() == fresh.observed() {
+            return;
+        }
+        // An IPv6 address that others add is announced later: wait for what is still to come, and fail if nothing does.
+        let fds = kernel.fds();
+        let mut polled: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        if poll(&mut polled, PollTimeout::from(20_000_u16)) == Ok(0) {
+            return assert_same(kernel.observed(), fresh.observed(), after);
+        }
+    }
 }
 
 pub(super) fn assert_same(mirror: &Observed, fresh: &Observed, after: &str) {

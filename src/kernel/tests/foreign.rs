@@ -1,0 +1,270 @@
+//! What is somebody else's is never ours, and what stands in the way is named.
+
+use corax_core::change::Change;
+use corax_core::facts::Facts;
+use corax_core::key::PublicKey;
+use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Table, Via};
+
+use super::support::*;
+use crate::kernel::{FactsQuery, Kernel, Probes};
+
+fn facts(kernel: &mut Kernel) -> Facts {
+    kernel.drain();
+    kernel.facts(&FactsQuery::default())
+}
+
+/// Lines that make objects of others, in every class.
+const OTHERS: &str = "
+    ip link add v0 type veth peer name v1
+    ip link set v0 up
+    ip link set v1 up
+    ip link add flannel.1 type vxlan id 1 dstport 8472
+    ip link set flannel.1 up
+    ip addr add 10.99.0.0/32 dev flannel.1
+    ip addr add 192.0.2.9/24 dev v0
+    bridge fdb append aa:bb:cc:00:00:01 dev flannel.1 dst 192.0.2.1
+    ip neigh add 10.99.1.0 lladdr aa:bb:cc:00:00:01 dev flannel.1 nud permanent
+    ip nexthop add id 7 via 192.0.2.1 dev v0
+    ip route add 10.98.0.0/16 nhid 7
+    ip route add 10.97.0.0/16 dev v0 table 9028
+    ip -6 route add unreachable fd97::/64 table 9027
+    ip rule add priority 200 lookup 77
+    ip rule add priority 101 iif v0 lookup main
+    nft add table inet kube
+    nft add set inet kube members4 '{ type ipv4_addr; }'
+    nft add element inet kube members4 '{ 1.2.3.4 }'
+    nft add table ip corax
+";
+
+#[test]
+fn objects_of_others_are_not_observed() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh(OTHERS);
+        let drained = kernel.drain();
+        assert!(drained.facts);
+        assert_eq!(*kernel.observed(), Default::default());
+        assert_mirror_is_fresh(&mut kernel, "objects of others");
+    });
+}
+
+#[test]
+fn everything_of_ours_comes_and_goes_and_nothing_of_others() {
+    in_namespace(|| {
+        sh(OTHERS);
+        let shown = || {
+            sh(
+                "ip -d link; ip addr; ip nexthop; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; bridge fdb; ip neigh; nft list ruleset",
+            )
+        };
+        let before = shown();
+        let mut kernel = Kernel::open().unwrap();
+        let changes = every_class();
+        apply(&mut kernel, &changes);
+        assert_ne!(before, shown());
+        let deletes: Vec<Change> = changes.iter().rev().filter_map(opposite).collect();
+        apply(&mut kernel, &deletes);
+        assert_eq!(before, shown());
+    });
+}
+
+#[test]
+fn what_stands_in_the_way_is_a_problem_with_its_remedy() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh("echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        assert_eq!(facts(&mut kernel).problems, []);
+        sh(OTHERS);
+        sh("ip nexthop add id 1073741830 via 192.0.2.1 dev v0");
+        sh("ip rule add priority 50 from 10.0.0.0/8 lookup 77 protocol 90");
+        let found = facts(&mut kernel);
+        assert_eq!(found.foreign_nexthops, [NexthopId(0x4000_0006)].into());
+        let problems: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
+        for (object, remedy) in [
+            ("rule 101 (from all iif v0 lookup 254)", "ip rule del priority 101"),
+            ("rule 50 (from 10.0.0.0/8 lookup 77)", "ip rule del priority 50"),
+            ("route 10.97.0.0/16 in table 9028", "ip route del 10.97.0.0/16 table 9028"),
+            ("route fd97::/64 in table 9027", "del fd97::/64 table 9027"),
+        ] {
+            let named = |problem: &&String| problem.starts_with(object) && problem.contains(remedy);
+            assert!(problems.iter().any(|problem| named(&problem)), "{object}\n{problems:#?}");
+        }
+        assert_eq!(problems.len(), 4, "{problems:#?}");
+        sh(
+            "ip rule del priority 101; ip rule del priority 50; ip route flush table 9028; ip -6 route flush table 9027",
+        );
+        sh("ip nexthop del id 1073741830");
+        let found = facts(&mut kernel);
+        assert_eq!((found.problems, found.foreign_nexthops), (vec![], [].into()));
+        sh("echo 0 > /proc/sys/net/ipv4/ip_forward");
+        let found = facts(&mut kernel);
+        assert_eq!(found.problems[0].object, "net.ipv4.ip_forward");
+        assert_eq!(found.problems[0].remedy, "sysctl -w net.ipv4.ip_forward=1");
+    });
+}
+
+#[test]
+fn what_the_kernel_lacks_is_a_problem() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        assert!(kernel.probes_mut().vxlan && kernel.probes_mut().nexthops);
+        *kernel.probes_mut() = Probes { release: (4, 19), vxlan: false, nexthops: true, wireguard: true };
+        let found = facts(&mut kernel);
+        assert!(found.kernel_wireguard);
+        let objects = found.problems.iter().filter(|problem| problem.object == "kernel 4.19").count();
+        assert_eq!(objects, 2, "{:?}", found.problems);
+    });
+}
+
+#[test]
+fn a_link_with_our_name_is_ours_ravens_or_refused() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh("ip link add raven0 type veth peer name other");
+        let found = facts(&mut kernel);
+        let reason = found.foreign_links.get(&Device::Overlay).unwrap();
+        assert!(reason.contains("kind veth"), "{reason}");
+        assert_eq!(kernel.observed().links[&Device::Overlay].kind, LinkKind::Other("veth".into()));
+        for change in [Change::DeleteLink(Device::Overlay), Change::SetLink(Device::Overlay, overlay(mac(1)))]
+        {
+            let results = kernel.apply(&[change], &mut nowhere);
+            let error = results[0].clone().unwrap_err();
+            assert!(error.to_string().contains("raven0 is somebody else's"), "{error}");
+            assert!(!error.retry);
+        }
+        let results = kernel.apply(&[put_overlay()], &mut nowhere);
+        assert!(results[0].is_err());
+        sh("ip link del raven0; ip link add raven0 type vxlan id 7 dstport 4472");
+        assert!(facts(&mut kernel).foreign_links[&Device::Overlay].contains("VNI 7"));
+        sh(
+            "ip link del raven0; ip link add raven0 type vxlan id 200 dstport 4472 nolearning remote 192.0.2.1 dev lo",
+        );
+        assert!(facts(&mut kernel).foreign_links.is_empty(), "Raven's is taken over");
+        sh("ip link set raven0 address 02:00:00:00:00:09");
+        apply(&mut kernel, &[Change::SetLink(Device::Overlay, overlay(mac(1)))]);
+        assert_eq!(kernel.observed().links.get(&Device::Overlay), Some(&overlay(mac(1))));
+        sh("ip tuntap add raven-wg0 mode tun; ip link set raven-wg0 up");
+        assert!(facts(&mut kernel).foreign_links[&Device::WireGuard(0)].contains("silent"));
+        sh("ip link set raven-wg0 alias corax");
+        assert!(facts(&mut kernel).foreign_links.is_empty());
+        assert_mirror_is_fresh(&mut kernel, "links with our names");
+    });
+}
+
+#[test]
+fn ravens_leftovers_are_seen_to_be_replaced() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh("ip link add raven0 address aa:0f:f0:a8:01:04 type vxlan id 200 dstport 4472 nolearning
+            ip link set raven0 up
+            ip addr add 240.168.1.4/8 dev raven0 scope link
+            bridge fdb append 00:00:00:00:00:00 dev raven0 dst 192.168.1.1
+            bridge fdb append aa:0f:f0:a8:01:01 dev raven0 dst 192.168.1.1
+            ip neigh add 240.168.1.1 lladdr aa:0f:f0:a8:01:01 dev raven0 nud permanent
+            ip route add default via 240.168.1.1 dev raven0 onlink mtu 1420 table 9027");
+        kernel.drain();
+        let observed = kernel.observed();
+        let key = RouteKey { table: Table::Domain, prefix: prefix("0.0.0.0/0"), metric: 0 };
+        assert_eq!(observed.routes.get(&key), Some(&Route { via: Via::Other, source: None }));
+        assert_eq!((observed.fdb.len(), observed.neighbours.len(), observed.addresses.len()), (1, 1, 1));
+        assert_mirror_is_fresh(&mut kernel, "Raven's objects");
+        apply(&mut kernel, &[Change::DeleteRoute(key)]);
+        assert_eq!(json("ip -j route show table 9027").len(), 0);
+        assert_mirror_is_fresh(&mut kernel, "Raven's route deleted");
+    });
+}
+
+#[test]
+fn objects_of_others_are_not_overwritten() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh(OTHERS);
+        sh("ip nexthop add id 1073741830 via 192.0.2.1 dev v0");
+        let key = RouteKey { table: Table::Remote, prefix: prefix("10.97.0.0/16"), metric: 0 };
+        let changes = [
+            put_overlay(),
+            Change::PutNexthop(NexthopId(0x4000_0006), address("240.0.0.2")),
+            Change::DeleteNexthop(NexthopId(0x4000_0006)),
+            Change::PutRoute(key, Route { via: Via::Device(Device::Overlay), source: None }),
+        ];
+        let results = kernel.apply(&changes, &mut nowhere);
+        assert!(results[0].is_ok());
+        for result in results.iter().skip(1) {
+            assert!(!result.clone().unwrap_err().retry);
+        }
+        // A removal says our protocol and form; somebody else's stays.
+        apply(&mut kernel, &[Change::DeleteRoute(RouteKey { prefix: prefix("10.97.0.0/16"), ..key })]);
+        assert!(sh("ip route show table 9028").contains("10.97.0.0/16 dev v0"));
+        assert!(sh("ip nexthop").contains("id 1073741830 via 192.0.2.1 dev v0"));
+    });
+}
+
+#[test]
+fn errors_name_the_line_the_reason_and_the_kernels_own_words() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        apply(&mut kernel, &[put_overlay()]);
+        let key = RouteKey { table: Table::Domain, prefix: prefix("10.1.0.0/24"), metric: 0 };
+        let changes = [
+            Change::PutNexthop(NexthopId(0x4000_0001), address("240.0.0.2")),
+            Change::PutRoute(key, Route { via: Via::Nexthop(NexthopId(0x4000_0099)), source: None }),
+            Change::PutFdb(mac(3), address("172.16.0.3")),
+            Change::PutRoute(key, Route { via: Via::Device(Device::WireGuard(1)), source: None }),
+        ];
+        let results = kernel.apply(&changes, &mut nowhere);
+        assert!(results[0].is_ok() && results[2].is_ok(), "{results:?}");
+        let error = results[1].clone().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "ip route replace 10.1.0.0/24 nhid 1073741977 table 9027 protocol 90: the kernel refuses it as invalid: \
+             Nexthop id does not exist"
+        );
+        let error = results[3].clone().unwrap_err();
+        assert!(error.to_string().ends_with("raven-wg1 is not there"), "{error}");
+        assert!(error.retry);
+        sh("ip link set raven0 down");
+        let results = kernel.apply(&changes[..1], &mut nowhere);
+        let error = results[0].clone().unwrap_err();
+        assert!(error.retry, "{error}");
+        assert!(error.to_string().contains("the device is down"), "{error}");
+        let foreign =
+            kernel.apply(&[Change::DeletePeer(Device::WireGuard(0), PublicKey([1; 32]))], &mut nowhere);
+        assert!(foreign[0].is_err());
+    });
+}
+
+#[test]
+fn facts_tell_addresses_and_the_mtu_of_the_way() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh("ip link add up0 type veth peer name up1
+            ip link set up1 up
+            ip link set up0 up mtu 1400
+            ip addr add 192.0.2.2/24 dev up0
+            ip link add side0 type veth peer name side1
+            ip link set side1 up
+            ip link set side0 up
+            ip addr add 198.51.100.2/24 dev side0
+            ip route add default via 192.0.2.1
+            ip route add 203.0.113.0/24 via 192.0.2.1 mtu 1300");
+        kernel.drain();
+        apply(&mut kernel, &every_class());
+        let query = FactsQuery {
+            underlay: Some(address("192.0.2.2")),
+            endpoints: ["203.0.113.5", "198.51.100.9", "8.8.8.8", "2001:db8::9"].map(address).to_vec(),
+        };
+        let facts = kernel.facts(&query);
+        assert_eq!(facts.underlay_mtu, 1400);
+        assert_eq!(facts.path_mtu, [(address("198.51.100.9"), 1500), (address("203.0.113.5"), 1300)].into());
+        assert!(facts.addresses.contains(&address("192.0.2.2")));
+        assert!(!facts.addresses.contains(&own_address().address));
+        // Without an own address on it, the default route's link.
+        assert_eq!(kernel.facts(&FactsQuery::default()).underlay_mtu, 1400);
+        sh("ip link set up0 mtu 1350");
+        assert!(kernel.drain().facts);
+        assert_eq!(kernel.facts(&query).underlay_mtu, 1350);
+        sh("ip route change 203.0.113.0/24 via 192.0.2.1 mtu 1200");
+        assert!(kernel.drain().facts);
+        assert_eq!(kernel.facts(&query).path_mtu[&address("203.0.113.5")], 1200);
+    });
+}

@@ -1,0 +1,180 @@
+//! The nftables table: adopted when it is as it was left, seen when anything of it changes.
+
+use corax_core::change::Change;
+use corax_core::object::SetRole;
+use corax_core::observed::NftTable;
+use corax_core::prefix::Family;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::support::*;
+use crate::kernel::Kernel;
+
+fn made() -> Kernel {
+    let mut kernel = Kernel::open().unwrap();
+    apply(&mut kernel, &every_class());
+    kernel
+}
+
+const fn intact(kernel: &Kernel) -> bool {
+    matches!(kernel.observed().nft, NftTable::Intact(_))
+}
+
+#[test]
+fn a_restart_adopts_the_table_without_a_write() {
+    in_namespace(|| {
+        let before = made().observed().clone();
+        let shown = sh("nft list ruleset");
+        let mut kernel = Kernel::open().unwrap();
+        assert_same(kernel.observed(), &before, "a restart");
+        kernel.resync().unwrap();
+        assert!(intact(&kernel));
+        assert_eq!(shown, sh("nft list ruleset"));
+    });
+}
+
+#[test]
+fn nft_shows_the_elements_that_were_put() {
+    in_namespace(|| {
+        let mut kernel = made();
+        let own = set(SetRole::Own, Family::V4);
+        let texts = ["0.0.0.0/1", "128.0.0.0/2", "192.0.2.1/32", "192.0.2.2/31", "255.255.255.255/32"];
+        let add = texts.map(|text| (own, prefix(text))).to_vec();
+        let change = Change::ChangeElements { delete: vec![(own, prefix("10.10.4.0/23"))], add: add.clone() };
+        apply(&mut kernel, &[change]);
+        assert_mirror_is_fresh(&mut kernel, "elements put");
+        let shown = sh("nft list set inet corax own4");
+        for text in ["0.0.0.0/1", "128.0.0.0/2", "192.0.2.1, 192.0.2.2/31", "255.255.255.255"] {
+            assert!(shown.contains(text), "{text}\n{shown}");
+        }
+        apply(&mut kernel, &[Change::ChangeElements { delete: add, add: vec![] }]);
+        assert_mirror_is_fresh(&mut kernel, "elements deleted");
+        assert!(!sh("nft list set inet corax own4").contains("elements"));
+        assert!(intact(&kernel));
+    });
+}
+
+#[test]
+fn elements_changed_by_nft_are_seen_one_by_one() {
+    in_namespace(|| {
+        let mut kernel = made();
+        for line in [
+            "nft add element inet corax remote4 '{ 10.30.0.0/16, 10.31.0.0/24, 10.40.0.1 }'",
+            "nft delete element inet corax remote4 '{ 10.31.0.0/24 }'",
+            "nft add element inet corax members4 '{ 172.16.0.9, 172.16.0.10 }'",
+            "nft delete element inet corax members4 '{ 172.16.0.9 }'",
+            "nft add element inet corax remote6 '{ ff00::/8 }'",
+            "nft flush set inet corax remote4",
+            "nft flush set inet corax members4",
+        ] {
+            sh(line);
+            assert!(kernel.drain().ours, "{line}");
+            assert!(intact(&kernel), "{line}");
+            assert_mirror_is_fresh(&mut kernel, line);
+        }
+    });
+}
+
+#[test]
+fn whatever_else_changes_in_the_table_is_seen_and_made_good_by_replacing_it() {
+    in_namespace(|| {
+        let mut kernel = made();
+        for line in [
+            "nft add rule inet corax arrived counter accept",
+            "nft flush chain inet corax locked",
+            "nft insert rule inet corax lock accept",
+            "nft add chain inet corax extra",
+            "nft add set inet corax extra '{ type ipv4_addr; }'",
+            "nft add element inet corax checksum '{ ::1 }'",
+            "nft flush set inet corax checksum",
+            "nft add element inet corax own4 '{ 10.66.0.1-10.66.0.6 }'",
+            "nft delete table inet corax; nft add table inet corax",
+        ] {
+            sh(line);
+            assert!(kernel.drain().ours, "{line}");
+            assert_eq!(kernel.observed().nft, NftTable::Altered, "{line}");
+            assert_mirror_is_fresh(&mut kernel, line);
+            apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), vec![])]);
+            assert!(intact(&kernel), "{line}");
+            assert!(kernel.observed().elements.is_empty(), "{line}");
+            assert_mirror_is_fresh(&mut kernel, "replacing the table");
+        }
+    });
+}
+
+#[test]
+fn a_table_that_goes_is_seen_by_event() {
+    in_namespace(|| {
+        let mut kernel = made();
+        for line in ["nft flush ruleset", "nft delete table inet corax"] {
+            let mut fds: Vec<_> = kernel.fds();
+            let mut polled: Vec<PollFd<'_>> =
+                fds.drain(..).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+            assert_eq!(poll(&mut polled, PollTimeout::ZERO), Ok(0), "at rest before {line}");
+            sh(line);
+            assert_eq!(poll(&mut polled, PollTimeout::NONE), Ok(1), "{line}");
+            drop(polled);
+            assert!(kernel.drain().ours, "{line}");
+            assert_eq!(kernel.observed().nft, NftTable::Absent, "{line}");
+            assert!(kernel.observed().elements.is_empty(), "{line}");
+            assert_mirror_is_fresh(&mut kernel, line);
+            apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), vec![])]);
+            assert!(intact(&kernel));
+        }
+    });
+}
+
+#[test]
+fn elements_that_are_so_already_cost_the_others_nothing() {
+    in_namespace(|| {
+        let mut kernel = made();
+        let (members, own) = (set(SetRole::Members, Family::V4), set(SetRole::Own, Family::V4));
+        // Behind the mirror's back.
+        sh(
+            "nft delete element inet corax members4 '{ 172.16.0.2 }'; nft add element inet corax own4 '{ 10.50.0.0/16 }'",
+        );
+        let change = Change::ChangeElements {
+            delete: vec![(members, prefix("172.16.0.2"))],
+            add: vec![(own, prefix("10.50.0.0/16")), (own, prefix("10.51.0.0/16"))],
+        };
+        apply(&mut kernel, &[change]);
+        assert!(kernel.observed().elements.contains_key(&(own, prefix("10.51.0.0/16"))));
+        assert_mirror_is_fresh(&mut kernel, "a change of what was so already");
+    });
+}
+
+#[test]
+fn a_ruleset_that_nft_refuses_is_an_error_with_its_words() {
+    in_namespace(|| {
+        let mut kernel = made();
+        let own = set(SetRole::Own, Family::V4);
+        let overlapping = vec![(own, prefix("10.0.0.0/8")), (own, prefix("10.1.0.0/16"))];
+        let results = kernel.apply(&[Change::ReplaceTable(Box::new(ruleset()), overlapping)], &mut nowhere);
+        let error = results[0].clone().unwrap_err();
+        assert_eq!(error.change, "nft -f - (table inet corax)");
+        assert!(error.text.as_deref().unwrap_or_default().contains("conflicting intervals"), "{error}");
+        assert!(intact(&kernel), "the old one stands");
+        assert_mirror_is_fresh(&mut kernel, "a refused table");
+    });
+}
+
+#[test]
+fn drops_are_counted_by_reason() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        assert_eq!(kernel.drops().unwrap(), []);
+        sh("ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up
+            ip addr add 192.0.2.1/24 dev v0; ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev v0 nud permanent");
+        let remote = (set(SetRole::Remote, Family::V4), prefix("192.0.2.9"));
+        apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), vec![remote])]);
+        let count = |kernel: &mut Kernel| {
+            let drops = kernel.drops().unwrap();
+            assert_eq!(drops.len(), corax_core::nft::DROP_COUNTERS.len());
+            drops.into_iter().find(|(name, ..)| name == "plaintext_lock").unwrap()
+        };
+        assert_eq!((count(&mut kernel).1, count(&mut kernel).2), (0, 0));
+        let socket = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
+        let _ = socket.send_to(b"plaintext", "192.0.2.9:9");
+        let (_, packets, bytes) = count(&mut kernel);
+        assert_eq!((packets, bytes), (1, 20 + 8 + 9));
+    });
+}
