@@ -27,7 +27,7 @@ struct ChangeLabels {
 }
 
 /// All metrics of an agent.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     changes: Family<ChangeLabels, Counter>,
     turns: Counter,
@@ -39,7 +39,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics of the agent whose reports these are.
-    pub fn new(reports: watch::Receiver<Arc<Report>>) -> Self {
+    pub(crate) fn new(reports: watch::Receiver<Arc<Report>>) -> Self {
         let mut registry = Registry::with_prefix("corax");
         let changes = Family::<ChangeLabels, Counter>::default();
         let (turns, turns_with_changes, resyncs) = (Counter::default(), Counter::default(), Counter::default());
@@ -54,14 +54,14 @@ impl Metrics {
     }
 
     /// Counts a change.
-    pub fn change(&self, change: &Change, taken: bool) {
+    pub(crate) fn change(&self, change: &Change, taken: bool) {
         let (object, verb) = change.label();
         let result = if taken { "ok" } else { "error" };
         self.changes.get_or_create(&ChangeLabels { object, verb, result }).inc();
     }
 
     /// Counts a turn.
-    pub fn turn(&self, took: Duration, changed: bool) {
+    pub(crate) fn turn(&self, took: Duration, changed: bool) {
         self.turns.inc();
         self.seconds.observe(took.as_secs_f64());
         if changed {
@@ -73,7 +73,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Those of formatting.
-    pub fn encode(&self) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -152,8 +152,7 @@ fn family<const N: usize, M: EncodeMetric>(
     let mut values = values.peekable();
     let Some((_, first)) = values.peek() else { return Ok(()) };
     let kind = first.metric_type();
-    let name = format!("corax_{name}");
-    let mut encoder = encoder.encode_descriptor(&name, help, unit, kind)?;
+    let mut encoder = encoder.encode_descriptor(name, help, unit, kind)?;
     for (labels, metric) in values {
         if N == 0 {
             metric.encode(encoder)?;

@@ -32,7 +32,7 @@ const GATHER: Duration = Duration::from_millis(20);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The loop's state.
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     node: Node,
     inbox: Arc<Inbox>,
     reports: watch::Sender<Arc<Report>>,
@@ -65,7 +65,7 @@ impl Times {
 
 impl Reconciler {
     /// A loop that has not turned yet.
-    pub fn new(
+    pub(crate) fn new(
         node: Node,
         inbox: Arc<Inbox>,
         reports: watch::Sender<Arc<Report>>,
@@ -92,7 +92,7 @@ impl Reconciler {
     }
 
     /// Turns until it is told to stop. What is in the kernel stays.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         loop {
             self.heartbeat.beat();
             let taken = self.inbox.take();
@@ -204,19 +204,20 @@ impl Reconciler {
     fn record(&mut self, done: Vec<Done>) {
         let at = epoch();
         let mut failed = Vec::new();
-        for Done { change, error } in done {
+        // Of ten thousand changes only the last are kept, and making a line of each is not free.
+        let kept = done.len().saturating_sub(Report::KEPT);
+        for (number, Done { change, error }) in done.into_iter().enumerate() {
             self.metrics.change(&change, error.is_none());
-            // Ten thousand lines are of use to nobody; making them is not free.
+            debug!(%change, error, "change");
+            if number < kept && error.is_none() {
+                continue;
+            }
             let line = change.to_string();
-            match &error {
-                None => debug!(change = line, "changed"),
-                Some(error) => {
-                    let text = format!("{line}: {error}");
-                    if !self.report.view.failed.contains(&text) {
-                        error!(change = line, %error, "refused by the kernel");
-                    }
-                    failed.push(text);
+            if let Some(error) = &error {
+                if !self.report.view.failed.contains(error) {
+                    error!(%error, "refused by the kernel");
                 }
+                failed.push(error.clone());
             }
             self.report.remember(ChangeReport { at, line, error });
         }

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Options of `corax status`.
 #[derive(Args, Debug)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Where the agent answers.
     #[command(flatten)]
     admin: AdminArgs,
@@ -41,7 +41,7 @@ pub struct StatusArgs {
 ///
 /// # Errors
 /// Where no agent answers.
-pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let address = args.admin.admin;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
