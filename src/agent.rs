@@ -75,8 +75,9 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
     let mut standing = state::prepare(&args.state.state_dir)?;
     standing.extend(args.problems());
-    let loaded =
-        wireguard::key::load_or_create(&args.state.state_dir, || wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
+        wireguard::running_key(wireguard::DEFAULT_DEVICE)
+    });
     if let Some(problem) = &loaded.problem {
         standing.push(Problem::new("the WireGuard key", problem.to_string(), "see the message"));
     }
@@ -98,8 +99,9 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     heartbeat.beat();
     let metrics = Arc::new(Metrics::new(watched.clone()));
     // The address is taken before anything is changed: a second agent in the same namespace ends here.
-    let listener = std::net::TcpListener::bind(admin.admin)
-        .with_context(|| format!("cannot answer on {}: is another agent running? name another --admin", admin.admin))?;
+    let listener = std::net::TcpListener::bind(admin.admin).with_context(|| {
+        format!("cannot answer on {}: is another agent running? name another --admin", admin.admin)
+    })?;
     let node = Node::open(args.clone(), loaded.key)?;
     let source = Source::open(args.source.clone(), Snapshot::new(&args.state.state_dir), args.settings());
     let reconciler =

@@ -123,7 +123,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 /// Logs to standard error; `CORAX_LOG` says what, as `RUST_LOG` would, `CORAX_LOG_FORMAT=json` how.
 fn init_log(default: &str) {
     let filter = EnvFilter::try_from_env("CORAX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if std::env::var("CORAX_LOG_FORMAT").is_ok_and(|form| form == "json") {
         log.json().init();
     } else {

@@ -166,7 +166,11 @@ impl std::str::FromStr for Secret {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("an empty secret protects nothing".to_owned()) } else { Ok(Self(text.to_owned())) }
+        if text.is_empty() {
+            Err("an empty secret protects nothing".to_owned())
+        } else {
+            Ok(Self(text.to_owned()))
+        }
     }
 }
 

@@ -80,7 +80,8 @@ impl Source {
         } else {
             self.current.view.clone()
         };
-        let changed = self.current.revision == 0 || view != self.current.view || problems != self.current.problems;
+        let changed =
+            self.current.revision == 0 || view != self.current.view || problems != self.current.problems;
         if changed {
             let domains = view.as_ref().map_or(0, |view| view.domains.len());
             self.current = Sourced { revision: self.current.revision + 1, view, problems };
@@ -123,7 +124,9 @@ fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<
         return None;
     }
     let view = View::build(&gateways, settings, previous);
-    for problem in view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem))) {
+    for problem in
+        view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem)))
+    {
         warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
     }
     Some(Arc::new(view))

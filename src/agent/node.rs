@@ -188,7 +188,8 @@ impl Node {
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,
     /// so what follows such a start is left to the next round.
     fn apply(&mut self, mut changes: Vec<Change>) -> Vec<Done> {
-        let start = |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
+        let start =
+            |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
         if let Some(at) = changes.iter().position(start) {
             changes.truncate(at + 1);
         }

@@ -75,8 +75,13 @@ impl Reconciler {
     ) -> Self {
         let report = reports.borrow().as_ref().clone();
         let now = Instant::now();
-        let times =
-            Times { resync: now + RESYNC, tunnels: now + TUNNELS, gather: now, retry: None, backoff: RETRY.0 };
+        let times = Times {
+            resync: now + RESYNC,
+            tunnels: now + TUNNELS,
+            gather: now,
+            retry: None,
+            backoff: RETRY.0,
+        };
         Self {
             node,
             inbox,
@@ -136,7 +141,8 @@ impl Reconciler {
         let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let kernel = self.node.fds();
-        let mut fds: Vec<PollFd<'_>> = kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        let mut fds: Vec<PollFd<'_>> =
+            kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
         fds.push(PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN));
         if let Err(error) = poll(&mut fds, timeout)
             && error != nix::errno::Errno::EINTR

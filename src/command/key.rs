@@ -19,8 +19,9 @@ pub(crate) struct KeyArgs {
 /// Where there is no key and none can be kept.
 pub(crate) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     state::prepare(&args.state.state_dir)?;
-    let loaded =
-        wireguard::key::load_or_create(&args.state.state_dir, || wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
+        wireguard::running_key(wireguard::DEFAULT_DEVICE)
+    });
     if let Some(problem) = loaded.problem {
         return Err(problem.into());
     }

@@ -62,7 +62,9 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let facts = node.facts(&view);
     let decision = node.decide(&view, facts);
     let changes = corax_core::plan::plan(&decision.desired, node.observed());
-    problems.extend(view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned());
+    problems.extend(
+        view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),
+    );
     let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };
     match output.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&planned)?),

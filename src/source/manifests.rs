@@ -87,7 +87,10 @@ impl Manifests {
             self.files.retain(|name, _| names.contains(name));
             changed |= self.files.len() != before;
         }
-        Scan { changed, problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect() }
+        Scan {
+            changed,
+            problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect(),
+        }
     }
 
     fn unusable(&self, what: &str) -> Scan {
@@ -174,7 +177,8 @@ fn load(path: &Path) -> Result<Loaded, String> {
         documents.collect::<Result<_, _>>().map_err(|error| error.to_string())?
     } else {
         let options = serde_saphyr::options! { budget: None };
-        serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| first_line(&error.to_string()))?
+        serde_saphyr::from_multiple_with_options(&text, options)
+            .map_err(|error| first_line(&error.to_string()))?
     };
     let mut loaded = Loaded { gateways: Vec::new(), left_out: Vec::new() };
     for document in documents {
