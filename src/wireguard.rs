@@ -7,6 +7,8 @@ pub(crate) mod kernel;
 pub(crate) mod key;
 mod memory;
 pub(crate) mod process;
+#[cfg(test)]
+mod testing;
 pub(crate) mod userspace;
 
 use std::io;

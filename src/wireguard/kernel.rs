@@ -4,6 +4,7 @@
 
 mod codec;
 mod genl;
+mod threaded;
 
 use std::io;
 
@@ -65,6 +66,9 @@ impl Driver for Kernel {
         }
         if let Some(endpoint) = update.endpoint {
             self.memory.configure(device, key, endpoint);
+        }
+        if !update.exists {
+            threaded::enable(device);
         }
         Ok(())
     }
@@ -176,3 +180,6 @@ fn is_missing(error: &io::Error) -> bool {
 fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno as i32)
 }
+
+#[cfg(test)]
+mod tests;

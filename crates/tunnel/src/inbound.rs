@@ -53,7 +53,7 @@ impl Inbound {
 
     /// Runs for ever; sockets come and go with the state of the device.
     pub(crate) fn run(mut self) {
-        let mut socket = self.device.wait_socket(self.thread, None);
+        let mut socket = self.device.wait_socket(self.thread);
         loop {
             match self.ring.receive(socket.fd()) {
                 Ok(count) => self.take(count, &socket),
@@ -64,8 +64,9 @@ impl Inbound {
             }
             let current = self.device.sockets();
             if !current.get(self.thread).is_some_and(|now| Arc::ptr_eq(now, &socket)) {
-                let old = socket;
-                socket = self.device.wait_socket(self.thread, Some(&old));
+                // Let go of it first: the port is free only when nobody holds it.
+                drop((socket, current));
+                socket = self.device.wait_socket(self.thread);
             }
         }
     }
@@ -127,8 +128,10 @@ impl Batch<'_> {
     #[inline]
     fn message(&mut self, message: &[u8], inbox: &mut Inbox, outbox: &mut Outbox, limiter: &mut Limiter) {
         let refused = match message {
-            [noise::DATA, 0, 0, 0, rest @ ..] if message.len() >= noise::OVERHEAD => self.data(message, rest, inbox, outbox),
-            [noise::INITIATION | noise::RESPONSE | noise::COOKIE, 0, 0, 0, ..] => {
+            [noise::DATA, 0, 0, 0, rest @ ..] if message.len() >= noise::OVERHEAD => {
+                self.data(message, rest, inbox, outbox)
+            }
+            [kind, 0, 0, 0, ..] if noise::handshake_length(*kind) == Some(message.len()) => {
                 self.held = None;
                 self.handshake(message, outbox, limiter)
             }
@@ -140,7 +143,13 @@ impl Batch<'_> {
     }
 
     #[inline]
-    fn data(&mut self, message: &[u8], rest: &[u8], inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Reason> {
+    fn data(
+        &mut self,
+        message: &[u8],
+        rest: &[u8],
+        inbox: &mut Inbox,
+        outbox: &mut Outbox,
+    ) -> Result<(), Reason> {
         let index = rest.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
         if self.held.as_ref().is_none_or(|(held, _)| *held != index >> 8) {
             self.held = None;
@@ -188,7 +197,12 @@ impl Batch<'_> {
         result
     }
 
-    fn handshake(&mut self, message: &[u8], outbox: &mut Outbox, limiter: &mut Limiter) -> Result<(), Reason> {
+    fn handshake(
+        &mut self,
+        message: &[u8],
+        outbox: &mut Outbox,
+        limiter: &mut Limiter,
+    ) -> Result<(), Reason> {
         let identity = self.table.identity.as_ref().ok_or(Reason::NoKey)?;
         let kind = message[0];
         if kind != noise::COOKIE {
@@ -214,7 +228,8 @@ impl Batch<'_> {
         } else {
             // A response names sender and receiver, a cookie only the receiver.
             let at = if kind == noise::RESPONSE { 8 } else { 4 };
-            let index = message.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_le_bytes(*bytes));
+            let index =
+                message.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_le_bytes(*bytes));
             self.table.receiver(index.ok_or(Reason::NotWireGuard)?).ok_or(Reason::UnknownIndex)?
         };
         let mut state = peer.lock();

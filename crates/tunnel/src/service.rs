@@ -84,6 +84,7 @@ impl Service {
         spawn("control", &ended, move || server.serve(&device).map_err(Error::system("control socket")))?;
         tracing::info!(device = self.device.name, "the tunnel is ready");
         let result = self.watch(&ended);
+        self.server.remove();
         tracing::info!(device = self.device.name, "the tunnel ends");
         result
     }
@@ -184,7 +185,7 @@ impl Ended {
         if let (Err(error), Ok(mut slot)) = (result, self.error.lock()) {
             slot.get_or_insert(error);
         }
-        drop(self.event.write(1));
+        let _ = self.event.write(1);
     }
 }
 

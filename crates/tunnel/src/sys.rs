@@ -42,11 +42,17 @@ pub(crate) fn tun_attach(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::R
 /// Tells the kernel which offloads (TUN_F_*) the reader of a TUN device takes care of.
 pub(crate) fn tun_set_offload(tun: BorrowedFd<'_>, flags: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) }).map(drop)
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) })
+        .map(drop)
 }
 
 /// Sets an integer socket option.
-pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    option: c_int,
+    value: c_int,
+) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`, which outlives the call.
     check(unsafe {
         libc::setsockopt(
@@ -94,8 +100,11 @@ impl SendRing {
             header.msg_hdr.msg_namelen = out.name.len() as _;
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control =
-                if out.control.is_empty() { std::ptr::null_mut() } else { out.control.as_ptr().cast_mut().cast() };
+            header.msg_hdr.msg_control = if out.control.is_empty() {
+                std::ptr::null_mut()
+            } else {
+                out.control.as_ptr().cast_mut().cast()
+            };
             header.msg_hdr.msg_controllen = out.control.len() as _;
             count += 1;
         }
@@ -170,6 +179,7 @@ impl RecvRing {
     }
 
     /// What the last [`receive`](Self::receive) put into slot `index`.
+    #[allow(clippy::unnecessary_cast)] // the lengths have other types with musl
     pub(crate) fn incoming(&self, index: usize) -> Incoming<'_> {
         let header = &self.headers[index];
         let slot = &self.data[index * self.slot..][..self.slot];

@@ -45,8 +45,9 @@ EOF
     done
 }
 
+# A node whose underlay is IPv4 has IPv6 addresses on its pods' side only; the kernel takes one of them for a ClusterIP.
 checks_of_node() {
-    local from=$1 to s4 s6
+    local from=$1 to s4 s6 side6=${pods6[$1]}:ffff:ffff:ffff:ffff
     for to in "${nodes[@]}"; do
         [[ $to != "$from" ]] || continue
         s4=$(node_source4 "$from" "$to") s6=$(node_source6 "$from" "$to")
@@ -54,35 +55,19 @@ checks_of_node() {
 node,v4,node,$from,$to ${pods4[$to]}.10 8080 $small $s4
 node,v6,node,$from,$to ${pods6[$to]}::10 8080 $small $s6
 service,v4,node,$from,$to 10.96.0.${service[$to]} 80 $small $s4
-service,v6,node,$from,$to fd00:10:96::${service[$to]} 80 $small $s6
+service,v6,node,$from,$to fd00:10:96::${service[$to]} 80 $small ${pods6[$from]}::1|$side6
 port,v4,node,$from,$to ${address[$from]} 300${service[$to]} $small $s4
 EOF
     done
 }
 
-# A client in the domain's own network that is no node.
-checks_from_outside() {
-    local domain=$1 node to
-    for node in "${nodes[@]}"; do
-        [[ $(domain_of "$node") == "$domain" ]] || continue
-        for to in "${nodes[@]}"; do
-            [[ $to != "$node" ]] || continue
-            echo "port,v4,outside,$node,$to ${address[$node]} 300${service[$to]} $small $(node_source4 "$node" "$to")"
-        done
-    done
-}
-
 run_checks() {
-    local node domain label outcome waiting=()
+    local node label outcome waiting=()
     {
         for node in "${nodes[@]}"; do
             { checks_of_pod "$node" | on "pod-$node" "$here/probe"; } &
             waiting+=($!)
             { checks_of_node "$node" | on "$node" "$here/probe"; } &
-            waiting+=($!)
-        done
-        for domain in cloud site box; do
-            { checks_from_outside "$domain" | on "$domain-router" "$here/probe"; } &
             waiting+=($!)
         done
         wait "${waiting[@]}"
@@ -101,7 +86,6 @@ failures() {
         case $who in
             pod) who="pod of $from" ;;
             node) who="node $from" ;;
-            outside) who="outside, by node $from" ;;
         esac
         printf '%s → pod of %s, %s: %s\n' "$who" "$to" "$(spelled "$kind" "$family")" "${result[$label]}"
     done | sort

@@ -131,7 +131,8 @@ impl Coalescer {
                 return self.add(None, start, length, true);
             }
         };
-        let joinable = (if shape.tcp { self.abilities.tcp } else { self.abilities.udp }) && shape.joinable(packet);
+        let joinable =
+            (if shape.tcp { self.abilities.tcp } else { self.abilities.udp }) && shape.joinable(packet);
         let Some(at) = self.find(buffer, packet, &shape) else {
             return self.add(Some(shape), start, length, !joinable || shape.pushed(packet));
         };
@@ -204,7 +205,8 @@ impl Coalescer {
     /// Takes back what the last [`finish`](Self::finish), of frame `index`, did, and tells where its packets are, one by one.
     pub fn separate(&self, index: usize, buffer: &mut [u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
         let frame = &self.frames[index];
-        let headers = frame.shape.map_or(0, |shape| shape.headers);
+        // A single packet was left as it was.
+        let headers = frame.shape.filter(|_| frame.packets > 1).map_or(0, |shape| shape.headers);
         let head = self.pieces[frame.first as usize].start as usize;
         buffer[head..head + headers].copy_from_slice(&self.before[..headers]);
         self.pieces(index).map(move |(start, length)| {
@@ -216,7 +218,15 @@ impl Coalescer {
         let piece = self.pieces.len() as u32;
         self.pieces.push(Piece { start: start as u32, length: length as u32, next: NONE });
         let payload = shape.map_or(0, |shape| shape.payload);
-        self.frames.push(Frame { first: piece, last: piece, packets: 1, payload, shape, verified: false, closed });
+        self.frames.push(Frame {
+            first: piece,
+            last: piece,
+            packets: 1,
+            payload,
+            shape,
+            verified: false,
+            closed,
+        });
         if shape.is_some() && !closed {
             self.open.rotate_right(1);
             self.open[0] = self.frames.len() as u32 - 1;
@@ -232,7 +242,8 @@ impl Coalescer {
                 have.flow == shape.flow && have.tcp == shape.tcp && have.transport == shape.transport && {
                     let head = &buffer[self.pieces[frame.first as usize].start as usize..];
                     have.addresses(head) == shape.addresses(packet)
-                        && head[have.transport..have.transport + 4] == packet[shape.transport..shape.transport + 4]
+                        && head[have.transport..have.transport + 4]
+                            == packet[shape.transport..shape.transport + 4]
                 }
             })
         })
@@ -341,7 +352,8 @@ impl Shape {
     #[inline]
     fn checksum_holds(&self, packet: &[u8]) -> bool {
         let protocol = if self.tcp { ip::TCP } else { ip::UDP };
-        let header = self.transport != ip::V4_HEADER || checksum::finish(checksum::add(0, &packet[..ip::V4_HEADER])) == 0;
+        let header = self.transport != ip::V4_HEADER
+            || checksum::finish(checksum::add(0, &packet[..ip::V4_HEADER])) == 0;
         let sum = checksum::pseudo_header(self.addresses(packet), protocol, packet.len() - self.transport);
         header && checksum::finish(checksum::add(sum, &packet[self.transport..])) == 0
     }

@@ -2,13 +2,18 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use corax_core::change::{PeerUpdate, TunnelUpdate};
+use corax_core::key::PublicKey;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::*;
-use crate::wireguard::DEADLINE;
+use super::super::Userspace;
+use crate::wireguard::key::PrivateKey;
+use crate::wireguard::testing::{DEVICE, allowed};
+use crate::wireguard::{DEADLINE, Driver, Error};
 
 const KEY: PublicKey = PublicKey([1; 32]);
 
@@ -41,12 +46,8 @@ fn driver(directory: &Path) -> Userspace {
 }
 
 fn removing() -> PeerUpdate {
-    let allowed = AllowedUpdate {
-        all: prefixes(&["10.1.0.0/16"]),
-        add: Vec::new(),
-        remove: prefixes(&["10.2.0.0/16"]),
-    };
-    PeerUpdate { exists: true, allowed: Some(allowed), ..PeerUpdate::default() }
+    let allowed = allowed(&["10.1.0.0/16"], &[], &["10.2.0.0/16"]);
+    PeerUpdate { exists: true, allowed, ..PeerUpdate::default() }
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! Tests of the whole system with the kernel's WireGuard, and with what else only a full kernel has: netem, Raven's own
+//! state. They run in a guest, by `netns-tests/vm/run kernel`; elsewhere each fails and says so.
+#![allow(unreachable_pub, dead_code)] // a test has no outside, and shares more with its neighbour than it uses
+
+#[path = "../agent.rs"]
+mod agent;
+#[path = "../await_.rs"]
+mod await_;
+#[path = "../lab.rs"]
+mod lab;
+mod modes;
+mod netem;
+#[path = "../objects.rs"]
+mod objects;
+mod restart;
+#[path = "../space.rs"]
+mod space;
+mod takeover;
+#[path = "../traffic.rs"]
+mod traffic;
+
+use crate::lab::{Lab, Plan};
+use crate::space::Space;
+
+/// A public domain of two nodes and one of two behind a NAT, every agent with the kernel's WireGuard, every pod serving.
+fn two_domains() -> Lab {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    lab.declare();
+    lab.write();
+    for name in names(&lab) {
+        lab.start_agent(&name, &["--wireguard", "kernel"]);
+    }
+    for node in lab.nodes() {
+        agent::await_ready(&node.space);
+    }
+    for gateway in ["cloud-1", "site-1"] {
+        is_kernels(&lab.node(gateway).space);
+    }
+    lab.serve();
+    lab
+}
+
+fn names(lab: &Lab) -> Vec<String> {
+    lab.nodes().iter().map(|node| node.name.clone()).collect()
+}
+
+/// The tunnel's device is the kernel's own, and no process stands behind it.
+#[track_caller]
+fn is_kernels(space: &Space) {
+    let link = space.json("ip -j -d link show raven-wg0");
+    assert_eq!(link[0]["linkinfo"]["info_kind"], "wireguard", "{}: {link}", space.name);
+}

@@ -1,0 +1,53 @@
+//! Whose WireGuard it is makes no difference on the wire.
+
+use serde_json::Value;
+
+use crate::agent::{await_ready, status};
+use crate::lab::{Lab, Plan};
+use crate::{is_kernels, two_domains};
+
+#[test]
+fn every_pod_reaches_every_pod_through_the_kernels_tunnels_and_wg_agrees_with_status() {
+    let mut lab = two_domains();
+    lab.everyone_reaches_everyone();
+    for name in ["cloud-1", "site-1"] {
+        let space = &lab.node(name).space;
+        let peers = space.run("wg show raven-wg0 peers");
+        let told = status(space).to_string();
+        for key in peers.lines() {
+            assert!(told.contains(key), "{name}: status does not know {key}: {told}");
+        }
+        assert_eq!(peers.lines().count(), 1, "{name}: {peers}");
+        let shaken = space.run("wg show raven-wg0 latest-handshakes");
+        assert!(shaken.lines().all(|line| !line.ends_with("\t0")), "{name}: {shaken}");
+    }
+}
+
+#[test]
+fn a_gateway_in_user_space_talks_to_one_in_the_kernel() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1), Plan::nat("box", 1)]);
+    lab.declare();
+    lab.write();
+    // By relay, the two modes meet both ways round.
+    for (name, mode) in
+        [("cloud-1", "kernel"), ("cloud-2", "kernel"), ("site-1", "userspace"), ("box-1", "kernel")]
+    {
+        lab.start_agent(name, &["--wireguard", mode]);
+    }
+    for node in lab.nodes() {
+        await_ready(&node.space);
+    }
+    is_kernels(&lab.node("cloud-1").space);
+    let link = lab.node("site-1").space.json("ip -j -d link show raven-wg0");
+    assert_eq!(link[0]["linkinfo"]["info_kind"], Value::from("tun"), "{link}");
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn a_node_whose_kernel_has_wireguard_uses_it_unasked() {
+    let mut lab = Lab::start(&[Plan::public("cloud", 1), Plan::nat("site", 1)]);
+    for name in ["cloud-1", "site-1"] {
+        is_kernels(&lab.node(name).space);
+    }
+    lab.everyone_reaches_everyone();
+}
