@@ -1,6 +1,5 @@
 //! `corax plan`: what the agent would change, as lines of iproute2, nft and wg. Writes nothing.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -51,7 +50,7 @@ pub fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     });
     let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
     let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
-    source.refresh(&BTreeSet::new());
+    source.settle();
     problems.extend(source.current().problems.iter().cloned());
     let view = source.current().view.clone();
     let view = view.with_context(|| match problems.last() {
