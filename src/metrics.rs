@@ -152,8 +152,7 @@ fn family<const N: usize, M: EncodeMetric>(
     let mut values = values.peekable();
     let Some((_, first)) = values.peek() else { return Ok(()) };
     let kind = first.metric_type();
-    let name = format!("corax_{name}");
-    let mut encoder = encoder.encode_descriptor(&name, help, unit, kind)?;
+    let mut encoder = encoder.encode_descriptor(name, help, unit, kind)?;
     for (labels, metric) in values {
         if N == 0 {
             metric.encode(encoder)?;
