@@ -114,7 +114,7 @@ pub fn metric(space: &Space, name: &str, labels: &[&str]) -> f64 {
         (key.as_str() == name || key.starts_with(&format!("{name}{{")))
             && labels.iter().all(|label| key.contains(label))
     });
-    matching.map(|(_, value)| value).sum()
+    matching.fold(0.0, |sum, (_, value)| sum + value)
 }
 
 /// The last lines of a log.
