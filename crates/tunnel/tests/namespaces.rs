@@ -3,6 +3,8 @@
 //! Each test runs in mount and network namespaces of its own thread, with a `/run` of its own; all children are killed by the
 //! kernel when that thread ends, however it ends, so nothing is left on the host.
 
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+
 #[path = "namespaces/world.rs"]
 mod world;
 

@@ -1,5 +1,7 @@
 //! Cutting and joining against a plain reference, packet by packet.
 
+#![allow(clippy::unwrap_used)] // helpers of tests fail as tests do
+
 use corax_tunnel::packet::checksum;
 use corax_tunnel::packet::coalesce::{Abilities, Coalescer};
 use corax_tunnel::packet::segment::{SLACK, segment};
@@ -74,7 +76,7 @@ impl Packet {
         if self.tcp {
             out.extend(self.sequence.to_be_bytes());
             out.extend(self.acknowledgement.to_be_bytes());
-            out.extend([((20 + self.options.len()) / 4 << 4) as u8, self.flags]);
+            out.extend([(((20 + self.options.len()) / 4) << 4) as u8, self.flags]);
             out.extend(self.window.to_be_bytes());
             out.extend([0; 4]);
             out.extend(&self.options);
