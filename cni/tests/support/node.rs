@@ -2,7 +2,7 @@
 //! `/opt/cni/bin` has Debian's plugins beside ours. It goes with the test, however that ends: its only process reads our pipe.
 //!
 //! Debian packages: containernetworking-plugins, iproute2, iptables, iputils-ping, util-linux; for `runtimes.rs` podman,
-//! conmon, runc, containerd. A Go toolchain (1.22 and up) for libcni.
+//! conmon, runc, containerd. A Go toolchain (1.21 and up) for libcni.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -50,7 +50,7 @@ pub fn libcni() -> &'static Path {
 
 fn need_go() {
     let runs = Command::new("go").arg("version").output().is_ok_and(|o| o.status.success());
-    assert!(runs, "go is missing: libcni is driven by a Go program (Debian: golang-go, 1.22 and up)");
+    assert!(runs, "go is missing: libcni is driven by a Go program (Debian: golang-go, 1.21 and up)");
 }
 
 pub struct Node {
@@ -84,6 +84,8 @@ impl Node {
              ln -s /usr/lib/cni/* /opt/cni/bin/
              cp {PLUGIN} /opt/cni/bin/corax-cni
              ip link set lo up
+             # Where br_netfilter is loaded, bridged packets would be judged by iptables too.
+             for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 >$f; done
              echo ready
              exec cat"
         );
