@@ -20,7 +20,7 @@ pub const CORAX: &str = env!("CARGO_BIN_EXE_corax");
 pub const SECRET: &str = "secret-of-the-tests";
 
 /// How long an agent may take for what a user would call at once. Generous: machines that run tests are busy.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// A running agent.
 pub struct Agent {

@@ -1,5 +1,6 @@
 //! What goes on while something changes.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -109,6 +110,38 @@ fn an_agent_that_is_killed_and_started_again_loses_no_packet_and_writes_nothing(
         assert_eq!(before, after, "{name}: {}", difference(&before, &after));
     }
     none_lost_anything(flows);
+}
+
+#[test]
+fn a_long_transfer_outlives_the_agents_of_both_gateways() {
+    let mut lab = three_domains();
+    lab.await_tunnels();
+    let server = lab.node("site-2").pod.spawn(&["iperf3", "-s", "-1"], |command| {
+        command.stdout(Stdio::null());
+    });
+    eventually("iperf3 listens", SOON, || {
+        let listening = lab.node("site-2").pod.run("ss -Hltn sport = 5201");
+        if listening.is_empty() { Err("not yet") } else { Ok(()) }
+    });
+    let client = lab.node("cloud-2").pod.spawn(
+        &["iperf3", "-c", "10.101.2.10", "-t", "4", "-J", "--connect-timeout", "5000"],
+        |command| {
+            command.stdout(Stdio::piped());
+        },
+    );
+    for name in ["cloud-1", "site-1", "cloud-2", "site-2"] {
+        std::thread::sleep(Duration::from_millis(300));
+        lab.end_agent(name, Signal::SIGKILL);
+        std::thread::sleep(Duration::from_millis(200));
+        lab.start_agent(name, &[]);
+    }
+    let report = client.output();
+    drop(server);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("iperf3 prints JSON");
+    assert_eq!(report["error"], serde_json::Value::Null, "{}", report["error"]);
+    let intervals = report["intervals"].as_array().expect("intervals");
+    let stalled = intervals.iter().filter(|interval| interval["sum"]["bytes"] == 0).count();
+    assert!(intervals.len() >= 4 && stalled == 0, "{stalled} of {} seconds without a byte", intervals.len());
 }
 
 #[test]
