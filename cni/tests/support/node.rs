@@ -4,6 +4,7 @@
 //! Debian packages: containernetworking-plugins, iproute2, iptables, iputils-ping, util-linux; for `runtimes.rs` podman,
 //! conmon, runc, containerd. A Go toolchain (1.21 and up) for libcni.
 #![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
