@@ -53,7 +53,7 @@ impl Capture {
 
     /// Ends it: the packets that match `filter`, a line each.
     pub fn end(self, filter: &str) -> Vec<String> {
-        self.tcpdump.end(Signal::SIGINT);
+        self.tcpdump.end(Signal::SIGTERM);
         read(&self.file, filter)
     }
 }

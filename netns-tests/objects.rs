@@ -122,7 +122,7 @@ impl Monitor {
         // What is under way to the monitors has its time.
         std::thread::sleep(Duration::from_millis(300));
         for process in self.processes {
-            process.end(Signal::SIGINT);
+            process.end(Signal::SIGTERM);
         }
         let texts = self.files.iter().map(|file| std::fs::read_to_string(file).unwrap_or_default());
         let mut told = Vec::new();
