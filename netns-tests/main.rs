@@ -9,7 +9,6 @@ mod agent;
 mod await_;
 mod capture;
 mod cleanup;
-mod demo;
 mod drift;
 mod fail_closed;
 mod golden;
