@@ -85,7 +85,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
         warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
     }
     let public_key = loaded.key.public().to_string();
-    info!(node = %args.identity.node_name, public_key, version = env!("CARGO_PKG_VERSION"), "starting");
+    info!(node = %args.identity.node_name, public_key, key_from = ?loaded.origin, version = env!("CARGO_PKG_VERSION"), "starting");
     let first = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: epoch(),

@@ -127,6 +127,7 @@ impl Kernel {
     }
 
     /// What the kernel can do.
+    #[cfg(test)]
     pub(crate) const fn probes_mut(&mut self) -> &mut Probes {
         &mut self.probes
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corax_core::api::Gateway;
 use corax_core::problem::Problem;
@@ -19,6 +19,9 @@ use snapshot::Snapshot;
 
 /// How often the directory is read although nothing was heard of it.
 const RESCAN: Duration = Duration::from_secs(30);
+
+/// How long files that are written all the time are waited for, at most.
+const SETTLING: Duration = Duration::from_secs(3);
 
 /// Gateways by the file that they came from.
 pub(crate) type Files = BTreeMap<String, Vec<Gateway>>;
@@ -92,8 +95,9 @@ impl Source {
 
     /// Reads the directory once, and again where a file is being written.
     pub(crate) fn read(&mut self) {
+        let end = Instant::now() + SETTLING;
         self.refresh(&BTreeSet::new());
-        while self.manifests.unsettled() {
+        while self.manifests.unsettled() && Instant::now() < end {
             std::thread::sleep(manifests::SETTLED);
             self.refresh(&BTreeSet::new());
         }
@@ -107,12 +111,18 @@ impl Source {
     /// Reads and hands on every change, for ever. Meant for a thread of its own.
     pub(crate) fn follow(mut self, mut each: impl FnMut(&Sourced)) {
         let mut watch = watch::Watch::new(self.manifests.directory().to_owned());
-        let mut whole = BTreeSet::new();
+        // A view of half the files would delete what the other half asks for; what the snapshot knows was whole once.
+        if self.current.view.is_none() {
+            self.read();
+        } else {
+            self.refresh(&BTreeSet::new());
+        }
+        each(&self.current);
         loop {
+            let whole = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
             if self.refresh(&whole) {
                 each(&self.current);
             }
-            whole = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
         }
     }
 }

@@ -99,11 +99,6 @@ impl Node {
         self.kernel.observed()
     }
 
-    /// The tunnel's public key and whose WireGuard it is.
-    pub(crate) const fn options(&self) -> &Options {
-        &self.options
-    }
-
     /// What the node says now.
     pub(crate) fn facts(&mut self, view: &View) -> Facts {
         let member = view.member(&self.args.identity.node_name);

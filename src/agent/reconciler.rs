@@ -106,6 +106,13 @@ impl Reconciler {
                 return;
             }
             let drained = self.node.kernel().drain();
+            if drained.overrun {
+                info!("events were lost, everything was read again");
+                self.metrics.resyncs.inc();
+            }
+            for error in &drained.errors {
+                warn!(%error, "part of the kernel's state is unknown");
+            }
             let now = Instant::now();
             let resync = now >= self.times.resync;
             if resync {

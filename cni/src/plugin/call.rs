@@ -130,7 +130,7 @@ pub(super) fn del_later(store: &corax_pins::Store, own: &Attachment, part: Part,
     match store.del_later(own, part, super::now()) {
         Ok(()) => super::say(&format!("{why}; the release is left to the next call")),
         Err(error) => {
-            super::say(&format!("{why}; nor can a note be left ({error}): freed when its netns is gone"))
+            super::say(&format!("{why}; nor can a note be left ({error}): freed when its netns is gone"));
         }
     }
 }

@@ -61,13 +61,29 @@ EOF
     done
 }
 
+# A client in the domain's own network that is no node.
+checks_from_outside() {
+    local domain=$1 node to
+    for node in "${nodes[@]}"; do
+        [[ $(domain_of "$node") == "$domain" ]] || continue
+        for to in "${nodes[@]}"; do
+            [[ $to != "$node" ]] || continue
+            echo "port,v4,outside,$node,$to ${address[$node]} 300${service[$to]} $small $(node_source4 "$node" "$to")"
+        done
+    done
+}
+
 run_checks() {
-    local node label outcome waiting=()
+    local node domain label outcome waiting=()
     {
         for node in "${nodes[@]}"; do
             { checks_of_pod "$node" | on "pod-$node" "$here/probe"; } &
             waiting+=($!)
             { checks_of_node "$node" | on "$node" "$here/probe"; } &
+            waiting+=($!)
+        done
+        for domain in cloud site box; do
+            { checks_from_outside "$domain" | on "$domain-router" "$here/probe"; } &
             waiting+=($!)
         done
         wait "${waiting[@]}"
@@ -86,6 +102,7 @@ failures() {
         case $who in
             pod) who="pod of $from" ;;
             node) who="node $from" ;;
+            outside) who="outside, by node $from" ;;
         esac
         printf '%s → pod of %s, %s: %s\n' "$who" "$to" "$(spelled "$kind" "$family")" "${result[$label]}"
     done | sort
