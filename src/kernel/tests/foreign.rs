@@ -57,8 +57,17 @@ fn everything_of_ours_comes_and_goes_and_nothing_of_others() {
                 "ip -d link; ip addr; ip nexthop; ip route show table all; ip -6 route show table all; ip rule; ip -6 rule; bridge fdb; ip neigh; nft list ruleset",
             )
         };
-        let before = shown();
         let mut kernel = Kernel::open().unwrap();
+        // The kernel is still bringing up the links, and asking who has their addresses.
+        let busy = || {
+            let text = sh("ip addr show up");
+            text.contains("tentative") || text.contains("state DOWN") || text.contains("state LOWERLAYERDOWN")
+        };
+        while busy() {
+            assert!(more_to_come(&kernel), "links never come up");
+            kernel.drain();
+        }
+        let before = shown();
         let changes = every_class();
         apply(&mut kernel, &changes);
         assert_ne!(before, shown());

@@ -115,7 +115,7 @@ pub(super) fn opposite(change: &Change) -> Option<Change> {
     })
 }
 
-/// The mirror after events alone equals what a fresh one reads.
+/// The mirror after events alone equals what a fresh one reads, once the last event is in.
 pub(super) fn assert_mirror_is_fresh(kernel: &mut Kernel, after: &str) {
     loop {
         let drained = kernel.drain();
@@ -124,16 +124,21 @@ pub(super) fn assert_mirror_is_fresh(kernel: &mut Kernel, after: &str) {
         if kernel.observed() == fresh.observed() {
             return;
         }
-        // An IPv6 address that others add is announced later: wait for what is still to come, and fail if nothing does.
-        let fds = kernel.fds();
-        let mut polled: Vec<PollFd<'_>> =
-            fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        if poll(&mut polled, PollTimeout::from(20_000_u16)) == Ok(0) {
+        // An IPv6 address that others add is announced later.
+        if !more_to_come(kernel) {
             return assert_same(kernel.observed(), fresh.observed(), after);
         }
     }
 }
 
+/// Waits for an event; false where none comes, and what a test waits for never will.
+pub(super) fn more_to_come(kernel: &Kernel) -> bool {
+    let fds = kernel.fds();
+    let mut polled: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    poll(&mut polled, PollTimeout::from(60_000_u16)) != Ok(0)
+}
+
+/// Two mirrors are the same, or the test fails with what differs.
 pub(super) fn assert_same(mirror: &Observed, fresh: &Observed, after: &str) {
     if mirror != fresh {
         let (mirror, fresh) = (lines(mirror), lines(fresh));
