@@ -45,11 +45,6 @@ impl Agent {
     pub fn end(self, signal: Signal) {
         self.process.end(signal);
     }
-
-    /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
-        self.process.runs()
-    }
 }
 
 /// Asks the agent of a space: status code and body.

@@ -87,11 +87,6 @@ impl Node {
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, self.network.into(), self.number.into(), 0, 0, 0, 0x10))
     }
 
-    /// The pod's address of the family of `like`.
-    pub fn pod(&self, like: IpAddr) -> IpAddr {
-        if like.is_ipv4() { self.pod4() } else { self.pod6() }
-    }
-
     /// Pods of the node, IPv4.
     pub fn pods4(&self) -> String {
         format!("10.{}.{}.0/24", 100 + self.network, self.number)
@@ -102,23 +97,9 @@ impl Node {
         format!("fd00:10:{:x}:{:x}::/64", self.network, self.number)
     }
 
-    /// The node's pod-side addresses: the first of its IPv4 pods, the last of its IPv6 pods.
+    /// The node's pod-side IPv4 address: the first of its pods.
     pub const fn side4(&self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 100 + self.network, self.number, 0))
-    }
-
-    /// As [`Node::side4`].
-    pub fn side6(&self) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::new(
-            0xfd00,
-            0x10,
-            self.network.into(),
-            self.number.into(),
-            0xffff,
-            0xffff,
-            0xffff,
-            0xffff,
-        ))
     }
 
     fn mac(&self) -> String {
