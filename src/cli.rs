@@ -104,8 +104,8 @@ impl Cli {
                 command::key::run(&args).map(|()| ExitCode::SUCCESS)
             }
             Command::Identity(args) => command::identity::run(&args).map(|()| ExitCode::SUCCESS),
-            Command::Pins(command) => command.run().map(|()| ExitCode::SUCCESS).map_err(Into::into),
-            Command::Cni(command) => command.run().map(|()| ExitCode::SUCCESS).map_err(Into::into),
+            Command::Pins(command) => command.run().map(|()| ExitCode::SUCCESS),
+            Command::Cni(command) => command.run().map(|()| ExitCode::SUCCESS),
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "corax", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)

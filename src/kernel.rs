@@ -266,10 +266,10 @@ impl Kernel {
         }
         self.queue(run, number, change);
         self.send(run);
-        if let Change::AddLink(device, _) | Change::SetLink(device, _) = change {
-            if let Err(error) = dump::link(&mut self.requests, &mut self.mirror, *device) {
-                self.unknown(error);
-            }
+        if let Change::AddLink(device, _) | Change::SetLink(device, _) = change
+            && let Err(error) = dump::link(&mut self.requests, &mut self.mirror, *device)
+        {
+            self.unknown(error);
         }
         self.settle();
         if let (Change::AddLink(device, link), Some(Err(_))) = (change, run.results.get(number))

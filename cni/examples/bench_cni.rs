@@ -12,9 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use corax_pins::range::RangeSpec;
-use corax_pins::store::Part;
-use corax_pins::{Attachment, Range, RangeSet, Ranges, Request, Store};
+use corax_pins::{Pin, PinState, Store, import};
 use serde_json::{Value, json};
 
 const PARALLEL: usize = 20;
@@ -252,33 +250,22 @@ struct Who<'a> {
     netns: &'a str,
 }
 
-/// Ten thousand pins of pods that came and went, made in memory and put where they are measured.
+/// Ten thousand pins of pods that came and went.
 fn fill(state: &Path, run: &Path) {
-    let quick = Path::new("/run/fill");
-    let subnet = "10.1.0.0/16".parse().expect("a prefix");
-    let spec = RangeSpec { subnet, start: None, end: None, gateway: None, exclude: Vec::new() };
-    let set = RangeSet::new(vec![Range::new(spec).expect("a range")]).expect("a set");
-    let ranges = Ranges::new(vec![set]).expect("ranges");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot");
-    let store = Store::new(quick, run, &boot, Duration::from_secs(60));
-    for n in 0..PINS {
-        let attachment = Attachment {
-            network: "bench".parse().expect("a network"),
-            container: format!("f{n}").parse().expect("a container"),
-            interface: "eth0".parse().expect("an interface"),
-        };
-        let pod = format!("production/frontend-{n}-7c5ddbdf54-x{n:04}").parse().expect("a pod");
-        let request = Request { attachment, pod: Some(pod), uid: None, netns: None, requested: Vec::new() };
-        let mut transaction = store.begin(1).expect("a transaction");
-        transaction.add(&ranges, &request, None).expect("an address");
-        if n % 100 != 0 {
-            transaction.del(&request.attachment, Part::Given, None).expect("a release");
-        }
-    }
-    std::fs::create_dir_all(state).expect("a directory");
-    std::fs::copy(quick.join("pins"), state.join("pins")).expect("a copy");
-    println!(
-        "{PINS} pins: {} KB of log\n",
-        std::fs::metadata(state.join("pins")).map_or(0, |m| m.len() >> 10)
-    );
+    let store = Store::new(state, run, &boot, Duration::from_secs(60));
+    let pin = |n: usize| Pin {
+        network: "bench".parse().expect("a network"),
+        namespace: "production".parse().expect("a namespace"),
+        pod: format!("frontend-{n}-7c5ddbdf54-x{n:04}").parse().expect("a pod"),
+        interface: "eth0".parse().expect("an interface"),
+        addresses: vec![std::net::Ipv4Addr::from_bits(0x0a01_0002 + u32::try_from(n).expect("small")).into()],
+        state: PinState::Free,
+        seen: false,
+        since: 1,
+        container: None,
+    };
+    let pins: Vec<_> = (0..PINS).map(pin).collect();
+    let mut transaction = store.begin(1).expect("a transaction");
+    assert_eq!(import::pins(&mut transaction, &pins).expect("pins"), PINS);
 }

@@ -1,5 +1,6 @@
 //! Taking over: host-local's reservations joined with the runtime's cache, or a list that `export` wrote.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -125,9 +126,10 @@ fn attachment(
 /// # Errors
 /// When a pin cannot be made durable; what was imported before stays.
 pub fn pins(transaction: &mut Transaction<'_>, pins: &[Pin]) -> Result<usize, Error> {
-    let mut news = 0;
+    let mut networks = BTreeMap::<Network, Vec<_>>::new();
     for pin in pins {
-        news += usize::from(transaction.adopt(Some((pin.id(), pin.addresses.clone())), None)?);
+        networks.entry(pin.network.clone()).or_default().push((pin.id(), pin.addresses.clone()));
     }
-    Ok(news)
+    let each = networks.into_iter().map(|(network, pins)| transaction.adopt_pins(&network, pins));
+    each.sum()
 }

@@ -274,20 +274,34 @@ impl Transaction<'_> {
     ) -> Result<bool, Error> {
         let known = |hold: &Hold| self.holds.all.contains_key(&hold.attachment);
         let holds: Vec<_> = hold.filter(|hold| !known(hold)).map(Change::Hold).into_iter().collect();
-        let Some((id, addresses)) = pin else {
-            self.write_holds(&holds)?;
-            return Ok(!holds.is_empty());
+        let held = !holds.is_empty();
+        let network = pin.as_ref().map(|(id, _)| id.network.clone());
+        let pinned = match network {
+            Some(network) => self.adopt_pins(&network, pin.into_iter().collect())?,
+            None => 0,
         };
-        self.run(&id.network, None, |world| {
-            let mut plan = Plan { holds, ..Plan::default() };
-            let key = id.words();
-            let free = addresses
-                .iter()
-                .all(|a| world.index().by_address.get(a).is_none_or(|claim| claim.key == key));
-            if free && !world.book.pins.contains_key(key.as_str()) {
-                plan.durable.push(Entry::Pin { key, addresses, seen: false });
+        self.write_holds(&holds)?;
+        Ok(held || pinned > 0)
+    }
+
+    /// Makes pins of one network, in one write. Answers how many were not known before and could be had.
+    pub(crate) fn adopt_pins(
+        &mut self,
+        network: &Network,
+        pins: Vec<(PinId, Vec<IpAddr>)>,
+    ) -> Result<usize, Error> {
+        self.run(network, None, |world| {
+            let mut plan = Plan::default();
+            let mut given = BTreeSet::new();
+            for (id, addresses) in pins {
+                let key = id.words();
+                let free = |a: &IpAddr| !given.contains(a) && !world.index().by_address.contains_key(a);
+                if !world.book.pins.contains_key(key.as_str()) && addresses.iter().all(free) {
+                    given.extend(addresses.iter().copied());
+                    plan.durable.push(Entry::Pin { key, addresses, seen: false });
+                }
             }
-            Ok((plan != Plan::default(), plan))
+            Ok((plan.durable.len(), plan))
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! `CORAX_OPERATIONS` sets how many operations each run makes (1,500), `CORAX_SEED` the first seed.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on ends
+
 #[path = "support/node.rs"]
 mod common;
 
