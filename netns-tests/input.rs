@@ -36,7 +36,9 @@ fn paper(name: &str, subnets: &[&str]) -> Value {
 
 fn await_problem(space: &Space, words: &[&str]) {
     eventually(&format!("a problem with {words:?}"), SOON, || {
-        let text = problems(space);
+        let status = space.try_run(&format!("{CORAX} status -o json"))?;
+        let status: Value = serde_json::from_str(&status).map_err(|error| error.to_string())?;
+        let text = status["problems"].to_string();
         if words.iter().all(|word| text.contains(word)) { Ok(()) } else { Err(text) }
     });
 }

@@ -97,7 +97,7 @@ impl Node {
         format!("fd00:10:{:x}:{:x}::/64", self.network, self.number)
     }
 
-    /// The node's pod-side addresses: the first of its IPv4 pods, the last of its IPv6 pods.
+    /// The node's pod-side IPv4 address: the first of its pods.
     pub const fn side4(&self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 100 + self.network, self.number, 0))
     }
@@ -350,7 +350,7 @@ impl Lab {
         self.internet.ip(&format!(
             "link add {name} type veth peer name wan netns {net}
              address add 198.18.{network}.1/30 dev {name}
-             address add fd00:18:{network:x}::1/126 dev {name}
+             address add fd00:18:{network:x}::1/126 dev {name} nodad
              link set {name} up
              route add fd00:16:{network:x}::/64 via fd00:18:{network:x}::2",
             name = plan.name,
@@ -359,10 +359,10 @@ impl Lab {
         router.ip(&format!(
             "link add lan type bridge
              address add {lan}.254/24 dev lan
-             address add fe80::1/64 dev lan
-             address add fd00:16:{network:x}::fe/64 dev lan
+             address add fe80::1/64 dev lan nodad
+             address add fd00:16:{network:x}::fe/64 dev lan nodad
              address add 198.18.{network}.2/30 dev wan
-             address add fd00:18:{network:x}::2/126 dev wan
+             address add fd00:18:{network:x}::2/126 dev wan nodad
              link set lan up
              link set wan up
              route add default via 198.18.{network}.1
@@ -415,15 +415,16 @@ fn build_node(network: u8, number: u8, plan: &Plan, router: &Space, lan: &str) -
          link set node{number} master lan up",
         node.space.net().display()
     ));
+    let nodad = if plan.ipv6 { " nodad" } else { "" };
     let (length, gateway) = if plan.ipv6 { (64, "fe80::1 dev eth0") } else { (24, &*format!("{lan}.254")) };
     let (bridge4, bridge6) = (node.pods4().replace(".0/24", ".1"), node.pods6().replace("::/64", "::1"));
     node.space.ip(&format!(
         "link set eth0 address {mac} up
-         address add {address}/{length} dev eth0
+         address add {address}/{length} dev eth0{nodad}
          route add default via {gateway}
          link add cni0 type bridge
          address add {bridge4}/24 dev cni0
-         address add {bridge6}/64 dev cni0
+         address add {bridge6}/64 dev cni0 nodad
          link set cni0 up
          link add pod type veth peer name eth0 netns {net}
          link set pod master cni0 up",
@@ -435,7 +436,7 @@ fn build_node(network: u8, number: u8, plan: &Plan, router: &Space, lan: &str) -
     }
     node.pod.ip(&format!(
         "address add {}/24 dev eth0
-         address add {}/64 dev eth0
+         address add {}/64 dev eth0 nodad
          link set eth0 up
          route add default via {bridge4}
          route add default via {bridge6}",

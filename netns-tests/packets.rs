@@ -24,6 +24,7 @@ fn two_domains() -> Lab {
 #[test]
 fn the_largest_packet_passes_whole_and_one_byte_more_is_answered_with_the_size_that_fits() {
     let lab = two_domains();
+    lab.await_tunnels();
     let pairs = [("cloud-2", "site-2"), ("site-2", "cloud-2"), ("cloud-1", "site-1"), ("site-1", "cloud-2")];
     for (from, to) in pairs {
         let (from, to) = (lab.node(from), lab.node(to));
@@ -45,6 +46,7 @@ fn the_largest_packet_passes_whole_and_one_byte_more_is_answered_with_the_size_t
 fn the_segment_size_is_clamped_both_ways() {
     let mut lab = two_domains();
     lab.serve();
+    lab.await_tunnels();
     for (from, to) in [("cloud-2", "site-2"), ("site-1", "cloud-1")] {
         let (from, to) = (lab.node(from), lab.node(to));
         for (address, most) in [(to.pod4(), MTU - 40), (to.pod6(), MTU - 60)] {

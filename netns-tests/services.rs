@@ -11,6 +11,7 @@ use crate::traffic::{PORT, fetch};
 fn every_way(mode: Mode) {
     let mut lab = Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
     lab.serve();
+    lab.await_tunnels();
     let mut failures = Vec::new();
     // The endpoint is on a member, on a gateway; the client is as well.
     for (clients, endpoint) in
