@@ -120,7 +120,9 @@ impl Device {
     }
 
     /// Opens, closes, moves or marks the sockets as `change` says. Where that fails all stays as it was, except that a
-    /// device that goes down has no socket.
+    /// device that comes up is up without a socket, which [`tick`](Self::tick) tries again.
+    ///
+    /// Waits for threads that use the sockets, and so must not be called with a peer or the table locked.
     pub(crate) fn set_link(&self, change: impl FnOnce(&mut Link)) -> io::Result<()> {
         let mut link = self.lock_link();
         let mut wanted = *link;
@@ -133,7 +135,7 @@ impl Device {
             if open.first().is_some_and(|socket| socket.port == wanted.port) {
                 self.mark(&open, wanted.fwmark)?;
             } else {
-                let sockets = self.bind(wanted.port, wanted.fwmark)?;
+                let sockets = self.bind(wanted.port, wanted.fwmark).inspect_err(|_| link.up = true)?;
                 self.replace_sockets(open, sockets);
             }
         } else if wanted.fwmark != link.fwmark {
@@ -215,8 +217,11 @@ impl Device {
         (hash & 0xff_ffff) as u32
     }
 
-    /// Lets time pass for every peer; returns whether any needs it again.
+    /// Lets time pass for every peer.
     pub(crate) fn tick(&self, outbox: &mut Outbox) {
+        if self.link().up && self.sockets().is_empty() && self.set_link(|_| {}).is_ok() {
+            tracing::info!(port = self.port(), "the port can be had now");
+        }
         let now = Instant::now();
         let table = self.table();
         if let Some(identity) = &table.identity {

@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    /// Notes that a batch went to or came from the peer at `now`.
+    /// Notes that a batch goes to the peer at `now`.
     #[inline]
     pub(crate) fn touched(&mut self, now: Instant) {
         self.last_traffic = now;
@@ -184,13 +184,24 @@ impl State {
 
     /// Opens a data message from `from` into `out`. An authentic one tells where the peer is now.
     #[inline]
-    pub(crate) fn open(&mut self, message: &[u8], index: u32, from: Endpoint, out: &mut [u8]) -> Opened {
+    pub(crate) fn open(
+        &mut self,
+        message: &[u8],
+        index: u32,
+        from: Endpoint,
+        now: Instant,
+        out: &mut [u8],
+    ) -> Opened {
         let Some(engine) = self.engine.as_mut() else {
             return Opened::Refused(Reason::NoSession);
         };
         let opened = engine.open(message, out);
         if matches!(opened, Opened::Packet(_) | Opened::Keepalive) {
-            self.endpoint = Some(from);
+            if self.endpoint != Some(from) {
+                self.endpoint = Some(from);
+                self.singles_until = None;
+            }
+            self.last_traffic = now;
             self.rx_bytes += message.len() as u64;
             if self.confirmed != Some(index) {
                 // The first message of a session that we answered for: now both sides have it.

@@ -87,7 +87,10 @@ impl Service {
             })?;
         }
         let (server, device) = (Arc::clone(&self.server), Arc::clone(&self.device));
-        spawn("control", &ended, move || server.serve(&device).map_err(Error::system("control socket")))?;
+        spawn("control", &ended, move || {
+            server.serve(&device);
+            Ok(())
+        })?;
         tracing::info!(device = self.device.name, "the tunnel is ready");
         let result = self.watch(&ended);
         self.server.remove();

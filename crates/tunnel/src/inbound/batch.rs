@@ -66,46 +66,37 @@ impl Batch<'_> {
             self.held = None;
             self.last_source = None;
             let peer = self.table.receiver(index).ok_or(Reason::UnknownIndex)?;
-            let mut state = peer.lock();
-            state.touched(self.now);
-            self.held = Some((peer.index, state));
+            self.held = Some((peer.index, peer.lock()));
         }
         let Some((peer, state)) = &mut self.held else { return Err(Reason::UnknownIndex) };
         let handshakes = state.handshakes;
         let room = inbox.room(message.len());
-        let opened = state.open(message, index, self.from, room);
-        if state.handshakes != handshakes {
-            // What waited for this session goes before anything newer.
-            self.device.metrics.handshakes.add(1);
-            state.send_waiting(outbox, &self.device.metrics);
-        }
-        let result = match opened {
+        let opened = state.open(message, index, self.from, self.now, room);
+        let waiting = state.handshakes != handshakes;
+        let accepted = match opened {
             Opened::Packet(length) => {
                 let packet = &mut room[..length];
-                let source = ip::source(packet).ok_or(Reason::Malformed)?;
-                if self.last_source != Some(source) {
-                    let owner = self.table.route(source);
-                    if owner.is_none_or(|owner| owner.index != *peer) {
-                        self.device.metrics.drop(Reason::SourceNotAllowed, 1);
-                        return Ok(());
+                let own = own_source(packet, *peer, self.table, &mut self.last_source);
+                if own.is_ok() {
+                    state.rx_packets += 1;
+                    if self.ecn == 3 {
+                        ip::mark_congestion(packet);
                     }
-                    self.last_source = Some(source);
+                    inbox.push(length);
                 }
-                state.rx_packets += 1;
-                if self.ecn == 3 {
-                    ip::mark_congestion(packet);
-                }
-                inbox.push(length);
-                Ok(())
+                own
             }
             Opened::Refused(reason) => Err(reason),
             _ => Ok(()),
         };
-        if !outbox.is_empty() {
+        if waiting {
+            // A session has just become usable: what waited for it goes before anything newer.
+            self.device.metrics.handshakes.add(1);
+            state.send_waiting(outbox, &self.device.metrics);
             self.held = None;
             self.device.send_by(outbox, self.table, Some(self.socket));
         }
-        result
+        accepted
     }
 
     fn handshake(
@@ -159,4 +150,17 @@ impl Batch<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a packet's source is the peer's own; `last` is the one that was last found to be.
+#[inline]
+fn own_source(packet: &[u8], peer: u32, table: &Table, last: &mut Option<IpAddr>) -> Result<(), Reason> {
+    let source = ip::source(packet).ok_or(Reason::Malformed)?;
+    if *last != Some(source) {
+        if table.route(source).is_none_or(|owner| owner.index != peer) {
+            return Err(Reason::SourceNotAllowed);
+        }
+        *last = Some(source);
+    }
+    Ok(())
 }

@@ -74,12 +74,6 @@ impl Outbox {
         self.buffer.len() - self.used < ROOM
     }
 
-    /// Whether there is nothing to send.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.trains.is_empty()
-    }
-
     /// Room for the next message; at least [`LEAST_ROOM`] and enough for any packet unless [`full`](Self::full).
     #[inline]
     pub(crate) fn room(&mut self) -> &mut [u8] {

@@ -59,8 +59,10 @@ fn peer(device: &Device, set: &SetPeer, afresh: bool, outbox: &mut Option<Outbox
 
     let interval = set.keepalive.or(afresh.then_some(0));
     let Some(interval) = interval else { return };
+    // Asked before the peer is locked: who holds the link may be waiting for a thread that waits for the peer.
+    let up = device.link().up;
     let mut state = peer.lock();
-    if state.set_keepalive(Duration::from_secs(interval.into())) && device.link().up {
+    if state.set_keepalive(Duration::from_secs(interval.into())) && up {
         let outbox = outbox.get_or_insert_with(|| Outbox::new(0));
         state.send_keepalive(Instant::now(), outbox, &device.metrics);
         drop(state);

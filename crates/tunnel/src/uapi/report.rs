@@ -10,6 +10,8 @@ use crate::device::Device;
 
 /// The answer to `get=1`, without the `errno` line. It holds keys, so it is cleared when dropped.
 pub(super) fn state(device: &Device) -> Zeroizing<String> {
+    // Asked before the table is locked: who holds the link may be waiting for a thread that waits for the table.
+    let (port, fwmark) = (device.port(), device.link().fwmark);
     let table = device.table();
     // Text that grows leaves copies of keys behind: take room for all of it at once.
     let prefixes: usize = table.entries().map(|entry| entry.allowed.len()).sum();
@@ -17,8 +19,7 @@ pub(super) fn state(device: &Device) -> Zeroizing<String> {
     if let Some(identity) = &table.identity {
         line(&mut text, "private_key", &**identity.private.hex());
     }
-    line(&mut text, "listen_port", device.port());
-    let fwmark = device.link().fwmark;
+    line(&mut text, "listen_port", port);
     if fwmark != 0 {
         line(&mut text, "fwmark", fwmark);
     }

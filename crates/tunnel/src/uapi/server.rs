@@ -21,6 +21,8 @@ use crate::error::Error;
 pub(crate) const DIRECTORY: &str = "/var/run/wireguard";
 /// Longest request: some hundred thousand prefixes.
 const MAX_REQUEST: u64 = 16 << 20;
+/// How long no client is let in after one could not be.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may keep its thread waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -74,17 +76,26 @@ impl Server {
         }
     }
 
-    /// Answers clients, each in a thread of its own, until the listener fails.
-    pub(crate) fn serve(&self, device: &Arc<Device>) -> io::Result<()> {
+    /// Answers clients, each in a thread of its own, for ever.
+    pub(crate) fn serve(&self, device: &Arc<Device>) {
         loop {
-            let (client, _) = self.listener.accept()?;
-            let device = Arc::clone(device);
-            thread::Builder::new().name("client".into()).spawn(move || {
-                if let Err(error) = converse(&client, &device) {
-                    tracing::debug!(%error, "client");
-                }
-            })?;
+            if let Err(error) = self.accept(device) {
+                // Out of descriptors or threads: that passes.
+                tracing::warn!(%error, "a client was turned away");
+                thread::sleep(PAUSE);
+            }
         }
+    }
+
+    fn accept(&self, device: &Arc<Device>) -> io::Result<()> {
+        let (client, _) = self.listener.accept()?;
+        let device = Arc::clone(device);
+        let work = move || {
+            if let Err(error) = converse(&client, &device) {
+                tracing::debug!(%error, "client");
+            }
+        };
+        thread::Builder::new().name("client".into()).spawn(work).map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
 
-use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, ask, eventually, join};
+use super::world::{CORAX, PATIENCE, Tunnel, WIREGUARD_GO, World, ask, eventually, join};
 
 const PEERS: u32 = 5000;
 
@@ -63,7 +63,7 @@ fn five_thousand_peers_fit_into_little_memory_and_each_is_found() {
     let key = public(&wga);
     let spoke = b.within(move || {
         let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answers = 0;
         let mut buffer = [0; 2048];
         for index in 0..PEERS {

@@ -2,9 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
 
-use super::world::Host;
+use super::world::{Host, PATIENCE};
 
 /// Byte `at` of a stream: its position, mixed.
 fn byte(at: usize) -> u8 {
@@ -21,7 +20,7 @@ pub(crate) fn tcp(from: &Host, to: &Host, address: &str, bytes: usize) {
         let listener = TcpListener::bind((bind.as_str(), 0)).unwrap();
         port.send(listener.local_addr().unwrap()).unwrap();
         let (mut stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut buffer = vec![0; 1 << 16];
         let mut at = 0;
         loop {
@@ -37,7 +36,7 @@ pub(crate) fn tcp(from: &Host, to: &Host, address: &str, bytes: usize) {
     });
     let address = listening.recv().unwrap();
     let client = from.within(move || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(60)).unwrap();
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
         let mut at = 0;
         // Odd sizes, so that segments end anywhere.
         while at < bytes {
@@ -63,7 +62,7 @@ pub(crate) fn udp(from: &Host, to: &Host, address: &str, largest: usize) {
     const WINDOW: usize = 20;
     let server = to.within(move || {
         let socket = UdpSocket::bind((bind.as_str(), 0)).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         port.send(socket.local_addr().unwrap()).unwrap();
         let mut buffer = vec![0; 1 << 16];
         for index in 0..COUNT {
@@ -78,7 +77,7 @@ pub(crate) fn udp(from: &Host, to: &Host, address: &str, largest: usize) {
     let client = from.within(move || {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.connect(address).unwrap();
         for index in 0..COUNT {
             socket.send(&datagram(index, largest)).unwrap();

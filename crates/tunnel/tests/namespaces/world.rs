@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Longest a test waits for anything; far more than anything takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
@@ -137,7 +137,7 @@ impl Host {
 
     #[track_caller]
     pub(crate) fn ping(&self, address: &str) {
-        self.run(&format!("ping -n -c 3 -i 0.1 -w 30 {address}"));
+        self.run(&format!("ping -n -c 3 -i 0.1 -w 200 {address}"));
     }
 
     /// Whether any answer comes within about a second.
