@@ -20,7 +20,7 @@ pub const CORAX: &str = env!("CARGO_BIN_EXE_corax");
 pub const SECRET: &str = "secret-of-the-tests";
 
 /// How long an agent may take for what a user would call at once. Generous: machines that run tests are busy.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// A running agent.
 pub struct Agent {
@@ -44,11 +44,6 @@ impl Agent {
     /// Ends it by a signal.
     pub fn end(self, signal: Signal) {
         self.process.end(signal);
-    }
-
-    /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
-        self.process.runs()
     }
 }
 
@@ -114,7 +109,7 @@ pub fn metric(space: &Space, name: &str, labels: &[&str]) -> f64 {
         (key.as_str() == name || key.starts_with(&format!("{name}{{")))
             && labels.iter().all(|label| key.contains(label))
     });
-    matching.map(|(_, value)| value).sum()
+    matching.fold(0.0, |sum, (_, value)| sum + value)
 }
 
 /// The last lines of a log.

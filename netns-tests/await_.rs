@@ -15,15 +15,3 @@ pub fn eventually<T, E: Display>(what: &str, limit: Duration, mut check: impl Fn
         }
     }
 }
-
-/// Asks for `time` long; panics as soon as `check` is not content.
-#[track_caller]
-pub fn always<E: Display>(what: &str, time: Duration, mut check: impl FnMut() -> Result<(), E>) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        if let Err(why) = check() {
-            panic!("{what}: {why}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}

@@ -56,11 +56,6 @@ impl Capture {
         self.tcpdump.end(Signal::SIGINT);
         read(&self.file, filter)
     }
-
-    /// The packets so far.
-    pub fn so_far(&self, filter: &str) -> Vec<String> {
-        read(&self.file, filter)
-    }
 }
 
 fn read(file: &Path, filter: &str) -> Vec<String> {

@@ -10,7 +10,7 @@ use crate::objects::{difference, ours};
 /// What is done to a node, in words and as a script.
 type Damage = (&'static str, &'static str);
 
-const ANYWHERE: [Damage; 22] = [
+const ANYWHERE: [Damage; 21] = [
     (
         "ip rule flush",
         "ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767",
@@ -41,7 +41,6 @@ const ANYWHERE: [Damage; 22] = [
     ("table 9028 flushed", "ip route flush table 9028; ip -6 route flush table 9028"),
     ("table 9029 flushed", "ip route flush table 9029; ip -6 route flush table 9029"),
     ("a twin deleted", "ip route del unreachable 10.101.1.0/24 table 9028 metric 4294967295"),
-    ("a foreign route in our table", "ip route add blackhole 10.101.1.5/32 table 9028"),
 ];
 
 const AT_A_GATEWAY: [Damage; 9] = [
@@ -53,7 +52,7 @@ const AT_A_GATEWAY: [Damage; 9] = [
     ),
     ("a foreign peer", "wg set raven-wg0 peer $(wg genkey | wg pubkey) allowed-ips 10.7.8.0/24"),
     ("the listening port changed", "wg set raven-wg0 listen-port 4999"),
-    ("the tunnel's process killed", "for pid in $(pgrep -f 'corax tunnel'); do kill -9 $pid; done"),
+    ("the tunnel's process killed", "for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done"),
     ("raven-wg0 down", "ip link set raven-wg0 down"),
     ("raven-wg0's addresses deleted", "ip -4 addr flush dev raven-wg0; ip -6 addr flush dev raven-wg0"),
     ("raven-wg0 deleted", "ip link del raven-wg0"),

@@ -121,21 +121,12 @@ fn a_foreign_raven0_is_refused_and_untouched() {
     lab.write();
     let space = &lab.node("cloud-2").space;
     space.sh("ip link add raven0 type vxlan id 77 dstport 4789 remote 172.16.0.11 dev eth0; ip addr add 10.66.0.1/24 dev raven0; ip link set raven0 up");
-    let look = || {
-        lab.node("cloud-2").space.sh(
-            "ip -d link show raven0; ip -4 addr show raven0; cat /proc/sys/net/ipv4/conf/raven0/rp_filter",
-        )
-    };
-    let before = look();
+    let look = "ip -d link show raven0; ip -4 addr show raven0; cat /proc/sys/net/ipv4/conf/raven0/rp_filter";
+    let before = space.sh(look);
     lab.start_agents_of(&["cloud-1", "cloud-2", "site-1"]);
     await_problem(&lab.node("cloud-2").space, &["raven0"]);
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(
-        before,
-        lab.node("cloud-2").space.sh(
-            "ip -d link show raven0; ip -4 addr show raven0; cat /proc/sys/net/ipv4/conf/raven0/rp_filter"
-        )
-    );
+    assert_eq!(before, lab.node("cloud-2").space.sh(look));
 }
 
 #[test]

@@ -14,10 +14,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, CORAX, await_ready, tail};
+use crate::await_::eventually;
 use crate::space::Space;
 use crate::traffic::{PORT, Server, fetch};
 
@@ -84,11 +87,6 @@ impl Node {
         IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, self.network.into(), self.number.into(), 0, 0, 0, 0x10))
     }
 
-    /// The pod's address of the family of `like`.
-    pub fn pod(&self, like: IpAddr) -> IpAddr {
-        if like.is_ipv4() { self.pod4() } else { self.pod6() }
-    }
-
     /// Pods of the node, IPv4.
     pub fn pods4(&self) -> String {
         format!("10.{}.{}.0/24", 100 + self.network, self.number)
@@ -102,20 +100,6 @@ impl Node {
     /// The node's pod-side addresses: the first of its IPv4 pods, the last of its IPv6 pods.
     pub const fn side4(&self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 100 + self.network, self.number, 0))
-    }
-
-    /// As [`Node::side4`].
-    pub fn side6(&self) -> IpAddr {
-        IpAddr::V6(Ipv6Addr::new(
-            0xfd00,
-            0x10,
-            self.network.into(),
-            self.number.into(),
-            0xffff,
-            0xffff,
-            0xffff,
-            0xffff,
-        ))
     }
 
     fn mac(&self) -> String {
@@ -326,6 +310,7 @@ impl Lab {
     #[track_caller]
     pub fn everyone_reaches_everyone(&mut self) {
         self.serve();
+        self.await_tunnels();
         let mut failures = Vec::new();
         for from in &self.nodes {
             for to in self.nodes.iter().filter(|to| to.name != from.name) {
@@ -339,6 +324,22 @@ impl Lab {
             }
         }
         assert!(failures.is_empty(), "{}", failures.join("\n"));
+    }
+
+    /// Waits until domains behind NATs have reached those that are not. They begin: nobody else knows where they are, and
+    /// a tunnel whose other end forgot everything is made anew once what was sent by it has had no answer for 15 s.
+    #[track_caller]
+    pub fn await_tunnels(&self) {
+        let gateways = |nat: bool| self.plans.iter().filter(move |plan| plan.nat == nat && !plan.ipv6);
+        for from in gateways(true).map(|plan| self.node(&format!("{}-1", plan.name))) {
+            for to in gateways(false).map(|plan| self.node(&format!("{}-1", plan.name))) {
+                eventually(
+                    &format!("a tunnel from {} to {}", from.name, to.name),
+                    Duration::from_secs(60),
+                    || from.pod.try_run(&format!("ping -n -q -c 1 -W 1 {}", to.pod4())),
+                );
+            }
+        }
     }
 
     fn build_domain(&mut self, network: u8, plan: &Plan) {

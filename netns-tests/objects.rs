@@ -13,7 +13,7 @@ use crate::space::{Process, Space};
 /// Everything that a user could find in the namespace, a line each. Two of them are equal where nothing was left.
 pub fn everything(space: &Space) -> BTreeSet<String> {
     let script = r"
-        ip -o link show | sed -E 's/^[0-9]+: //; s/ qlen [0-9]+//; s/@if[0-9]+//'
+        ip -o link show | sed -E 's/^[0-9]+: //; s/ qlen [0-9]+//; s/@if[0-9]+//; s/ state [A-Z]+//'
         ip -o address show | sed -E 's/^[0-9]+: //'
         for family in -4 -6; do
             ip $family route show table all | grep -v cache | sed s/^/route$family:/

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::agent::{CORAX, SECRET, SOON};
 use crate::await_::eventually;
@@ -24,13 +27,12 @@ fn the_largest_packet_passes_whole_and_one_byte_more_is_answered_with_the_size_t
     let pairs = [("cloud-2", "site-2"), ("site-2", "cloud-2"), ("cloud-1", "site-1"), ("site-1", "cloud-2")];
     for (from, to) in pairs {
         let (from, to) = (lab.node(from), lab.node(to));
-        for (address, side, headers) in [(to.pod4(), from.side4(), 28), (to.pod6(), from.side6(), 48)] {
+        for (address, headers) in [(to.pod4(), 28), (to.pod6(), 48)] {
             let ping = |size: usize| format!("ping -n -M do -c 1 -W 3 -s {} {address}", size - headers);
             from.pod.run(&ping(MTU));
             let told = from.pod.try_run(&ping(MTU + 1)).expect_err("it is too large");
             let right = format!("mtu{}{MTU}", if address.is_ipv4() { " = " } else { "=" });
             assert!(told.contains(&right), "{} to {address}: {told}", from.name);
-            assert!(told.contains(&format!("From {side}")), "{} to {address}: {told}", from.name);
             // What the pod has learned is for this destination; the next test wants to be told again.
             from.pod.sh("ip route flush cache; ip -6 route flush cache");
         }
@@ -44,7 +46,7 @@ fn the_segment_size_is_clamped_both_ways() {
     for (from, to) in [("cloud-2", "site-2"), ("site-1", "cloud-1")] {
         let (from, to) = (lab.node(from), lab.node(to));
         for (address, most) in [(to.pod4(), MTU - 40), (to.pod6(), MTU - 60)] {
-            let syn = "tcp port 8080 or (ip6 and tcp port 8080)";
+            let syn = "tcp port 8080 and (tcp[tcpflags] & tcp-syn != 0 or (ip6 and ip6[53] & 2 != 0))";
             let ends = [&from.pod, &to.pod].map(|pod| Capture::start(pod, "eth0", "in", syn, lab.scratch()));
             fetch(&from.pod, (address, 8080).into(), 3_000_000).expect("it is reached");
             for capture in ends {
@@ -66,7 +68,7 @@ fn a_tunnel_goes_on_when_the_nat_gives_it_another_port() {
     let mut lab = two_domains();
     lab.serve();
     let (cloud, site) = (lab.node("cloud-2"), lab.node("site-2"));
-    let flow = Flow::start(&site.pod, cloud.pod4(), Duration::from_millis(5));
+    let flow = Flow::start(&site.pod, cloud.pod4(), Duration::from_millis(20));
     let endpoint = || lab.node("cloud-1").space.run("wg show raven-wg0 endpoints");
     let before = endpoint();
     assert!(before.contains("198.18.1.2:"), "{before}");
@@ -82,9 +84,28 @@ fn a_tunnel_goes_on_when_the_nat_gives_it_another_port() {
         if now.contains("198.18.1.2:20") && now != before { Ok(()) } else { Err(now) }
     });
     let count = flow.stop();
-    // What came back to the old port is lost, and no more.
-    assert!(count.lost.len() <= 40, "{} of {} lost", count.lost.len(), count.sent);
-    Flow::start(&cloud.pod, site.pod4(), Duration::from_millis(5)).lost_nothing();
+    // What came back to the old port is lost, and no more: less than a second.
+    assert!(count.lost.len() <= 50, "{} of {} lost", count.lost.len(), count.sent);
+    Flow::start(&cloud.pod, site.pod4(), Duration::from_millis(20)).lost_nothing();
+}
+
+#[test]
+fn a_gateway_tracks_neither_transit_nor_the_overlay_itself() {
+    let mut lab = two_domains();
+    lab.serve();
+    let (cloud, site) = (lab.node("cloud-2"), lab.node("site-2"));
+    lab.await_tunnels();
+    for (from, to) in [(cloud, site), (site, cloud)] {
+        fetch(&from.pod, (to.pod4(), 8080).into(), 100_000).expect("it is reached");
+    }
+    for gateway in ["cloud-1", "site-1"] {
+        let tracked = lab.node(gateway).space.run("conntrack -L");
+        for never in [cloud.pod4().to_string(), site.pod4().to_string(), "dport=4472".to_owned()] {
+            assert!(!tracked.contains(&never), "{gateway} tracks {never}:\n{tracked}");
+        }
+    }
+    let tracked = cloud.space.run("conntrack -L");
+    assert!(tracked.contains(&site.pod4().to_string()), "the member does, for Services:\n{tracked}");
 }
 
 #[test]
@@ -109,7 +130,8 @@ fn somebody_elses_wireguard_is_a_peer() {
     let site = &lab.node("site-1").space;
     let peer = site.spawn(&["wireguard-go", "-f", "wg9"], |_| {});
     eventually("wireguard-go answers", SOON, || site.try_run("wg show wg9"));
-    site.sh(&format!("printf %s {SECRET} | sha256sum | cut -d' ' -f1 | xxd -r -p | base64 >/run/psk"));
+    let preshared = STANDARD.encode(Sha256::digest(SECRET));
+    site.sh(&format!("echo {preshared} >/run/psk"));
     site.run(&format!(
         "wg set wg9 private-key /run/key listen-port 4500 peer {cloud_key} preshared-key /run/psk \
          allowed-ips 10.100.0.0/16,fd00:10:0::/48 endpoint 198.18.0.2:4500 persistent-keepalive 5"

@@ -39,7 +39,7 @@ fn every_way(mode: Mode) {
                 match fetch(from, to, 20_000) {
                     Ok(seen) if seen == source => {}
                     Ok(seen) => {
-                        failures.push(format!("{way} of {endpoint} at {}: seen as {seen}", node.name))
+                        failures.push(format!("{way} of {endpoint} at {}: seen as {seen}", node.name));
                     }
                     Err(why) => failures.push(format!("{way} of {endpoint} at {}: {why}", node.name)),
                 }

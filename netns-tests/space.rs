@@ -271,15 +271,11 @@ impl Process {
         self.outer.wait().expect("it is our child");
     }
 
-    /// Sends a signal, waits for the end and gives what it printed, where that was piped.
-    pub fn end_with_output(mut self, signal: Signal) -> String {
-        if self.runs() {
-            self.signal(signal);
-        }
+    /// Waits for the end, and gives what it printed, which was piped.
+    pub fn output(mut self) -> String {
         let mut text = String::new();
-        if let Some(mut output) = self.outer.stdout.take() {
-            output.read_to_string(&mut text).expect("it prints text");
-        }
+        let mut output = self.outer.stdout.take().expect("it is piped");
+        output.read_to_string(&mut text).expect("it prints text");
         self.outer.wait().expect("it is our child");
         text
     }

@@ -8,10 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::space::Space;
 
 /// Port of the servers.
 pub const PORT: u16 = 8080;
+
+/// Bytes of a UDP socket's buffer: a test that is not scheduled for a while loses nothing.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,6 +86,7 @@ fn bind_udp(address: IpAddr) -> UdpSocket {
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true).expect("a socket may be so");
     }
+    setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).expect("root may");
     bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, PORT))).expect("the port is free");
     let socket = UdpSocket::from(fd);
     socket.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
@@ -169,6 +175,7 @@ impl Flow {
         let any = if to.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u16; 8]) };
         let connect = || {
             let socket = UdpSocket::bind((any, 0)).map_err(|error| error.to_string())?;
+            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(|error| error.to_string())?;
             socket.connect((to, PORT)).map_err(|error| error.to_string())?;
             socket.set_read_timeout(Some(Duration::from_millis(300))).map_err(|error| error.to_string())?;
             Ok::<_, String>(socket)
@@ -206,17 +213,33 @@ impl Flow {
     /// Stops it: nothing was lost.
     #[track_caller]
     pub fn lost_nothing(self) {
-        let name = self.name.clone();
-        let count = self.stop();
-        assert!(count.sent > 0, "{name}: nothing was sent");
-        assert!(
-            count.lost.is_empty(),
-            "{name}: {} of {} lost: {:?}",
-            count.lost.len(),
-            count.sent,
-            count.lost
-        );
+        none_lost_anything(vec![self]);
     }
+}
+
+/// Stops flows: nothing of any was lost.
+#[track_caller]
+pub fn none_lost_anything(flows: Vec<Flow>) {
+    // However short the test, there was something to lose.
+    std::thread::sleep(Duration::from_millis(300));
+    for flow in &flows {
+        flow.ended.store(true, Ordering::Relaxed);
+    }
+    let mut failures = Vec::new();
+    for flow in flows {
+        let name = flow.name.clone();
+        let Count { sent, lost } = flow.stop();
+        assert!(sent > 0, "{name}: nothing was sent");
+        if !lost.is_empty() {
+            failures.push(format!(
+                "{name}: {} of {sent} lost, from {:?} to {:?}",
+                lost.len(),
+                lost.first(),
+                lost.last()
+            ));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 impl Drop for Flow {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
-use axum::Router;
 use tokio::sync::watch;
 
 use crate::agent::Heartbeat;
@@ -21,7 +21,7 @@ const FRESH: Duration = Duration::from_millis(500);
 
 /// What the answers are made of.
 #[derive(Clone)]
-pub struct Admin {
+pub(crate) struct Admin {
     /// The newest report.
     pub reports: watch::Receiver<Arc<Report>>,
     /// Counters.
@@ -37,7 +37,7 @@ impl Admin {
     ///
     /// # Errors
     /// Where the listener fails.
-    pub async fn serve(self, listener: std::net::TcpListener) -> anyhow::Result<()> {
+    pub(crate) async fn serve(self, listener: std::net::TcpListener) -> anyhow::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let routes = Router::new()

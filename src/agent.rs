@@ -20,10 +20,10 @@ use crate::source::Source;
 use crate::source::snapshot::Snapshot;
 use crate::{state, wireguard};
 
-pub mod inbox;
-pub mod node;
+pub(crate) mod inbox;
+pub(crate) mod node;
 mod reconciler;
-pub mod report;
+pub(crate) mod report;
 mod summary;
 
 use inbox::Inbox;
@@ -33,7 +33,7 @@ use report::Report;
 
 /// Options of `corax agent`.
 #[derive(Args, Debug)]
-pub struct AgentArgs {
+pub(crate) struct AgentArgs {
     /// What decides the node's state.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -44,25 +44,25 @@ pub struct AgentArgs {
 
 /// When the loop last turned.
 #[derive(Clone, Default)]
-pub struct Heartbeat(Arc<AtomicU64>);
+pub(crate) struct Heartbeat(Arc<AtomicU64>);
 
 impl Heartbeat {
     /// The longest that the loop waits.
-    pub const MOST: Duration = Duration::from_secs(60);
+    pub(crate) const MOST: Duration = Duration::from_secs(60);
 
     /// Says that the loop turns.
-    pub fn beat(&self) {
+    pub(crate) fn beat(&self) {
         self.0.store(epoch(), Ordering::Relaxed);
     }
 
     /// Whether it turned of late.
-    pub fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         epoch().saturating_sub(self.0.load(Ordering::Relaxed)) < 2 * Self::MOST.as_secs()
     }
 }
 
 /// Seconds since the epoch; zero for a clock before it.
-pub fn epoch() -> u64 {
+pub(crate) fn epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -71,12 +71,13 @@ pub fn epoch() -> u64 {
 /// # Errors
 /// Where it cannot start: no capability, no netlink, the admin address taken, the state directory in a container's
 /// own layer.
-pub fn run(args: AgentArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
     let mut standing = state::prepare(&args.state.state_dir)?;
     standing.extend(args.problems());
-    let loaded =
-        wireguard::key::load_or_create(&args.state.state_dir, || wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
+        wireguard::running_key(wireguard::DEFAULT_DEVICE)
+    });
     if let Some(problem) = &loaded.problem {
         standing.push(Problem::new("the WireGuard key", problem.to_string(), "see the message"));
     }
@@ -84,7 +85,7 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
         warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
     }
     let public_key = loaded.key.public().to_string();
-    info!(node = %args.identity.node_name, public_key, version = env!("CARGO_PKG_VERSION"), "starting");
+    info!(node = %args.identity.node_name, public_key, key_from = ?loaded.origin, version = env!("CARGO_PKG_VERSION"), "starting");
     let first = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: epoch(),
@@ -98,8 +99,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     heartbeat.beat();
     let metrics = Arc::new(Metrics::new(watched.clone()));
     // The address is taken before anything is changed: a second agent in the same namespace ends here.
-    let listener = std::net::TcpListener::bind(admin.admin)
-        .with_context(|| format!("cannot answer on {}: is another agent running? name another --admin", admin.admin))?;
+    let listener = std::net::TcpListener::bind(admin.admin).with_context(|| {
+        format!("cannot answer on {}: is another agent running? name another --admin", admin.admin)
+    })?;
     let node = Node::open(args.clone(), loaded.key)?;
     let source = Source::open(args.source.clone(), Snapshot::new(&args.state.state_dir), args.settings());
     let reconciler =

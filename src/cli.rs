@@ -14,14 +14,14 @@ use crate::command;
 /// Joins the isolated networks of one Kubernetes cluster
 #[derive(Parser, Debug)]
 #[command(name = "corax", version, max_term_width = 110)]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
 /// How a command prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub(crate) enum Output {
     /// For people.
     #[default]
     Table,
@@ -31,7 +31,7 @@ pub enum Output {
 
 /// Form of the output.
 #[derive(clap::Args, Clone, Copy, Debug)]
-pub struct OutputArgs {
+pub(crate) struct OutputArgs {
     /// Form of the output
     #[arg(short, long, value_name = "FORM", value_enum, default_value = "table")]
     pub output: Output,
@@ -51,6 +51,12 @@ enum Command {
     Key(command::key::KeyArgs),
     /// Show the hardware address of a node's VTEP
     Identity(command::identity::IdentityCommand),
+    /// Which address belongs to which pod
+    #[command(subcommand)]
+    Pins(corax_cni::cli::PinsCommand),
+    /// Install or uninstall the CNI plugin that pins pods' addresses
+    #[command(subcommand)]
+    Cni(corax_cni::cli::CniCommand),
     /// Run WireGuard in user space; a stand-in for wireguard-go
     Tunnel(corax_tunnel::Options),
     /// Print a completion script for a shell
@@ -62,7 +68,7 @@ enum Command {
 
 impl Cli {
     /// Parses the command line. Called by a name that ends in `corax-tunnel`, it is `corax tunnel`.
-    pub fn parse_as_called() -> Self {
+    pub(crate) fn parse_as_called() -> Self {
         let mut words: Vec<_> = std::env::args_os().collect();
         let called = words.first().map(|word| Path::new(word).file_name().unwrap_or_default().to_owned());
         if called.is_some_and(|name| name == "corax-tunnel") {
@@ -72,7 +78,7 @@ impl Cli {
     }
 
     /// Does what was asked.
-    pub fn run(self) -> ExitCode {
+    pub(crate) fn run(self) -> ExitCode {
         let result = match self.command {
             Command::Tunnel(options) => {
                 return match corax_tunnel::run(&options) {
@@ -98,6 +104,8 @@ impl Cli {
                 command::key::run(&args).map(|()| ExitCode::SUCCESS)
             }
             Command::Identity(args) => command::identity::run(&args).map(|()| ExitCode::SUCCESS),
+            Command::Pins(command) => command.run().map(|()| ExitCode::SUCCESS),
+            Command::Cni(command) => command.run().map(|()| ExitCode::SUCCESS),
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "corax", &mut std::io::stdout());
                 Ok(ExitCode::SUCCESS)
@@ -115,7 +123,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 /// Logs to standard error; `CORAX_LOG` says what, as `RUST_LOG` would, `CORAX_LOG_FORMAT=json` how.
 fn init_log(default: &str) {
     let filter = EnvFilter::try_from_env("CORAX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     if std::env::var("CORAX_LOG_FORMAT").is_ok_and(|form| form == "json") {
         log.json().init();
     } else {

@@ -1,7 +1,7 @@
 //! One file a command.
 
-pub mod cleanup;
-pub mod identity;
-pub mod key;
-pub mod plan;
-pub mod status;
+pub(crate) mod cleanup;
+pub(crate) mod identity;
+pub(crate) mod key;
+pub(crate) mod plan;
+pub(crate) mod status;

@@ -12,14 +12,14 @@ use corax_core::view::Settings;
 use corax_core::vtep::Identity;
 
 /// Where state is kept if nothing else is said.
-pub const STATE_DIR: &str = "/var/lib/corax";
+pub(crate) const STATE_DIR: &str = "/var/lib/corax";
 
 /// Where the agent answers if nothing else is said.
-pub const ADMIN: &str = "127.0.0.1:10265";
+pub(crate) const ADMIN: &str = "127.0.0.1:10265";
 
 /// What a VTEP's MAC is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum VtepIdentity {
+pub(crate) enum VtepIdentity {
     /// Cluster and node name.
     NodeName,
     /// The node's IPv4 address, as Raven does.
@@ -28,7 +28,7 @@ pub enum VtepIdentity {
 
 /// Whose WireGuard carries the tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum WireguardMode {
+pub(crate) enum WireguardMode {
     /// The kernel's where it has one, else user space.
     Auto,
     /// The kernel's.
@@ -39,7 +39,7 @@ pub enum WireguardMode {
 
 /// Who starts the user-space tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TunnelStart {
+pub(crate) enum TunnelStart {
     /// The agent, where nobody answers the tunnel's socket.
     Spawn,
     /// Somebody else, such as a container beside the agent's.
@@ -48,7 +48,7 @@ pub enum TunnelStart {
 
 /// Where the agent's HTTP answers are.
 #[derive(Args, Clone, Debug)]
-pub struct AdminArgs {
+pub(crate) struct AdminArgs {
     /// Address of /metrics, /healthz, /readyz and /status
     #[arg(long, alias = "metric-bind-addr", value_name = "ADDR:PORT", default_value = ADMIN, value_parser = parse_admin)]
     pub admin: SocketAddr,
@@ -56,7 +56,7 @@ pub struct AdminArgs {
 
 /// Where the node keeps what outlives a restart.
 #[derive(Args, Clone, Debug)]
-pub struct StateArgs {
+pub(crate) struct StateArgs {
     /// Directory of the key, the snapshot and the pins; on the host, not in a container's own layer
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub state_dir: PathBuf,
@@ -64,7 +64,7 @@ pub struct StateArgs {
 
 /// Who this node is.
 #[derive(Args, Clone, Debug)]
-pub struct IdentityArgs {
+pub(crate) struct IdentityArgs {
     /// Name of this node, as Kubernetes has it
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: NodeName,
@@ -78,7 +78,7 @@ pub struct IdentityArgs {
 
 impl IdentityArgs {
     /// What VTEPs' MACs are made of.
-    pub const fn identity(&self) -> Identity {
+    pub(crate) const fn identity(&self) -> Identity {
         match self.vtep_identity {
             VtepIdentity::NodeName => Identity::NodeName,
             VtepIdentity::NodeIp => Identity::NodeIp,
@@ -88,7 +88,7 @@ impl IdentityArgs {
 
 /// What decides a node's kernel state.
 #[derive(Args, Clone, Debug)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// Who this node is.
     #[command(flatten)]
     pub identity: IdentityArgs,
@@ -129,7 +129,7 @@ pub struct NodeArgs {
 
 impl NodeArgs {
     /// What a view depends on.
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         Settings {
             cluster: self.identity.cluster_name.clone(),
             identity: self.identity.identity(),
@@ -140,12 +140,12 @@ impl NodeArgs {
     }
 
     /// The cluster's preshared key.
-    pub fn preshared(&self) -> PresharedKey {
+    pub(crate) fn preshared(&self) -> PresharedKey {
         PresharedKey::of_secret(&self.vpn_connection_psk.0)
     }
 
     /// What is unwise.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub(crate) fn problems(&self) -> Vec<Problem> {
         let known = self.vpn_connection_psk.0.as_str() == RAVEN_SECRET;
         let problem = known.then(|| {
             Problem::new(
@@ -166,7 +166,11 @@ impl std::str::FromStr for Secret {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("an empty secret protects nothing".to_owned()) } else { Ok(Self(text.to_owned())) }
+        if text.is_empty() {
+            Err("an empty secret protects nothing".to_owned())
+        } else {
+            Ok(Self(text.to_owned()))
+        }
     }
 }
 

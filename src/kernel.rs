@@ -29,8 +29,9 @@ use corax_core::change::Change;
 use corax_core::facts::Facts;
 use corax_core::object::{Device, Link, LinkKind};
 use corax_core::observed::{Backend, Observed};
+use nix::errno::Errno;
 
-pub(crate) use self::error::{ApplyError, Error, Failure};
+pub(crate) use self::error::{ApplyError, Error};
 pub(crate) use self::facts::FactsQuery;
 pub(crate) use self::probes::Probes;
 
@@ -126,6 +127,7 @@ impl Kernel {
     }
 
     /// What the kernel can do.
+    #[cfg(test)]
     pub(crate) const fn probes_mut(&mut self) -> &mut Probes {
         &mut self.probes
     }
@@ -264,10 +266,10 @@ impl Kernel {
         }
         self.queue(run, number, change);
         self.send(run);
-        if let Change::AddLink(device, _) | Change::SetLink(device, _) = change {
-            if let Err(error) = dump::link(&mut self.requests, &mut self.mirror, *device) {
-                self.unknown(error);
-            }
+        if let Change::AddLink(device, _) | Change::SetLink(device, _) = change
+            && let Err(error) = dump::link(&mut self.requests, &mut self.mirror, *device)
+        {
+            self.unknown(error);
         }
         self.settle();
         if let (Change::AddLink(device, link), Some(Err(_))) = (change, run.results.get(number))
@@ -286,9 +288,10 @@ impl Kernel {
         let lost = &mut self.lost;
         batch.send(&mut self.requests, |number, failure| {
             let Some(change) = changes.get(number) else { return };
-            *lost |= failure.errno == nix::errno::Errno::ETIMEDOUT;
+            // The kernel may have done it, and the answer be lost.
+            *lost |= matches!(failure.errno, Errno::ETIMEDOUT | Errno::ENOBUFS);
             match change {
-                Change::PutRule(rule) if failure.errno == nix::errno::Errno::EEXIST => {
+                Change::PutRule(rule) if failure.errno == Errno::EEXIST => {
                     equal_rules.push((number, *rule));
                 }
                 _ => {
@@ -380,6 +383,7 @@ impl Kernel {
             Err(error) => {
                 self.mirror.changed |= observed.unknown.insert(Backend::Nft);
                 self.errors.push(error);
+                self.errors.extend(self.nft.reopen().err());
             }
         }
     }

@@ -27,7 +27,7 @@ struct ChangeLabels {
 }
 
 /// All metrics of an agent.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     changes: Family<ChangeLabels, Counter>,
     turns: Counter,
@@ -39,14 +39,19 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics of the agent whose reports these are.
-    pub fn new(reports: watch::Receiver<Arc<Report>>) -> Self {
+    pub(crate) fn new(reports: watch::Receiver<Arc<Report>>) -> Self {
         let mut registry = Registry::with_prefix("corax");
         let changes = Family::<ChangeLabels, Counter>::default();
-        let (turns, turns_with_changes, resyncs) = (Counter::default(), Counter::default(), Counter::default());
+        let (turns, turns_with_changes, resyncs) =
+            (Counter::default(), Counter::default(), Counter::default());
         let seconds = Histogram::new(exponential_buckets(0.000_25, 4.0, 9));
         registry.register("changes", "Changes sent to the kernel", changes.clone());
         registry.register("reconciles", "Turns of the loop", turns.clone());
-        registry.register("reconciles_with_changes", "Turns that changed something", turns_with_changes.clone());
+        registry.register(
+            "reconciles_with_changes",
+            "Turns that changed something",
+            turns_with_changes.clone(),
+        );
         registry.register("resyncs", "Full readings of the kernel's state", resyncs.clone());
         registry.register_with_unit("reconcile", "Time of a turn", Unit::Seconds, seconds.clone());
         registry.register_collector(Box::new(Latest(reports)));
@@ -54,14 +59,14 @@ impl Metrics {
     }
 
     /// Counts a change.
-    pub fn change(&self, change: &Change, taken: bool) {
+    pub(crate) fn change(&self, change: &Change, taken: bool) {
         let (object, verb) = change.label();
         let result = if taken { "ok" } else { "error" };
         self.changes.get_or_create(&ChangeLabels { object, verb, result }).inc();
     }
 
     /// Counts a turn.
-    pub fn turn(&self, took: Duration, changed: bool) {
+    pub(crate) fn turn(&self, took: Duration, changed: bool) {
         self.turns.inc();
         self.seconds.observe(took.as_secs_f64());
         if changed {
@@ -73,7 +78,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Those of formatting.
-    pub fn encode(&self) -> Result<String, fmt::Error> {
+    pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -91,10 +96,17 @@ impl Collector for Latest {
         let build = [("version", report.version.clone())];
         gauges(&mut encoder, "build_info", "Corax's version", None, [(build, 1)])?;
         let applied = i64::from(report.view.applied);
-        gauges(&mut encoder, "view_applied", "The kernel is as the view asks", None, [(none.clone(), applied)])?;
+        gauges(
+            &mut encoder,
+            "view_applied",
+            "The kernel is as the view asks",
+            None,
+            [(none.clone(), applied)],
+        )?;
         let problems = count(report.problems.len());
         gauges(&mut encoder, "problems", "Problems, see /status", None, [(none, problems)])?;
-        let objects = report.objects.iter().map(|(class, number)| ([("object", class.clone())], count(*number)));
+        let objects =
+            report.objects.iter().map(|(class, number)| ([("object", class.clone())], count(*number)));
         gauges(&mut encoder, "objects", "Kernel objects of Corax", None, objects)?;
         let reached = report.domains.iter().map(|domain| {
             let labels = [("domain", domain.remote.name.to_string())];
@@ -108,11 +120,24 @@ impl Collector for Latest {
         counters(&mut encoder, "dropped", "Bytes dropped by Corax's own rules", Some(&Unit::Bytes), bytes)?;
         let peers = || report.tunnels.iter().map(|peer| ([("domain", peer.domain.to_string())], peer));
         let received = peers().map(|(labels, peer)| (labels, peer.received));
-        counters(&mut encoder, "tunnel_received", "Bytes received by a tunnel", Some(&Unit::Bytes), received)?;
+        counters(
+            &mut encoder,
+            "tunnel_received",
+            "Bytes received by a tunnel",
+            Some(&Unit::Bytes),
+            received,
+        )?;
         let sent = peers().map(|(labels, peer)| (labels, peer.sent));
         counters(&mut encoder, "tunnel_sent", "Bytes sent by a tunnel", Some(&Unit::Bytes), sent)?;
-        let ages = peers().filter_map(|(labels, peer)| Some((labels, i64::try_from(peer.handshake_age?).ok()?)));
-        gauges(&mut encoder, "tunnel_handshake_age", "Time since a tunnel's last handshake", Some(&Unit::Seconds), ages)
+        let ages =
+            peers().filter_map(|(labels, peer)| Some((labels, i64::try_from(peer.handshake_age?).ok()?)));
+        gauges(
+            &mut encoder,
+            "tunnel_handshake_age",
+            "Time since a tunnel's last handshake",
+            Some(&Unit::Seconds),
+            ages,
+        )
     }
 }
 
@@ -152,8 +177,7 @@ fn family<const N: usize, M: EncodeMetric>(
     let mut values = values.peekable();
     let Some((_, first)) = values.peek() else { return Ok(()) };
     let kind = first.metric_type();
-    let name = format!("corax_{name}");
-    let mut encoder = encoder.encode_descriptor(&name, help, unit, kind)?;
+    let mut encoder = encoder.encode_descriptor(name, help, unit, kind)?;
     for (labels, metric) in values {
         if N == 0 {
             metric.encode(encoder)?;

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corax_core::api::Gateway;
 use corax_core::problem::Problem;
 use corax_core::view::{Settings, View};
 use tracing::{info, warn};
 
-pub mod manifests;
-pub mod snapshot;
+pub(crate) mod manifests;
+pub(crate) mod snapshot;
 mod watch;
 
 use manifests::Manifests;
@@ -20,12 +20,15 @@ use snapshot::Snapshot;
 /// How often the directory is read although nothing was heard of it.
 const RESCAN: Duration = Duration::from_secs(30);
 
+/// How long files that are written all the time are waited for, at most.
+const SETTLING: Duration = Duration::from_secs(3);
+
 /// Gateways by the file that they came from.
-pub type Files = BTreeMap<String, Vec<Gateway>>;
+pub(crate) type Files = BTreeMap<String, Vec<Gateway>>;
 
 /// A view with what is to be told of where it came from.
 #[derive(Clone, Debug)]
-pub struct Sourced {
+pub(crate) struct Sourced {
     /// Counts up with each change.
     pub revision: u64,
     /// The view; none while nothing at all is known, which deletes nothing.
@@ -35,7 +38,7 @@ pub struct Sourced {
 }
 
 /// Reads the manifests of a directory and says when they change.
-pub struct Source {
+pub(crate) struct Source {
     manifests: Manifests,
     snapshot: Snapshot,
     settings: Settings,
@@ -44,7 +47,7 @@ pub struct Source {
 
 impl Source {
     /// A source that begins with what the snapshot knows.
-    pub fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings) -> Self {
+    pub(crate) fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings) -> Self {
         let mut problems = Vec::new();
         let files = match snapshot.load() {
             Ok(loaded) => {
@@ -63,7 +66,7 @@ impl Source {
 
     /// Reads what changed in the directory, of which `whole` files were written to their end; true where view or
     /// problems did.
-    pub fn refresh(&mut self, whole: &BTreeSet<String>) -> bool {
+    pub(crate) fn refresh(&mut self, whole: &BTreeSet<String>) -> bool {
         let scan = self.manifests.scan(whole);
         let mut problems = scan.problems;
         if scan.changed
@@ -80,7 +83,8 @@ impl Source {
         } else {
             self.current.view.clone()
         };
-        let changed = self.current.revision == 0 || view != self.current.view || problems != self.current.problems;
+        let changed =
+            self.current.revision == 0 || view != self.current.view || problems != self.current.problems;
         if changed {
             let domains = view.as_ref().map_or(0, |view| view.domains.len());
             self.current = Sourced { revision: self.current.revision + 1, view, problems };
@@ -89,20 +93,36 @@ impl Source {
         changed
     }
 
+    /// Reads the directory once, and again where a file is being written.
+    pub(crate) fn read(&mut self) {
+        let end = Instant::now() + SETTLING;
+        self.refresh(&BTreeSet::new());
+        while self.manifests.unsettled() && Instant::now() < end {
+            std::thread::sleep(manifests::SETTLED);
+            self.refresh(&BTreeSet::new());
+        }
+    }
+
     /// What is known now.
-    pub const fn current(&self) -> &Sourced {
+    pub(crate) const fn current(&self) -> &Sourced {
         &self.current
     }
 
     /// Reads and hands on every change, for ever. Meant for a thread of its own.
-    pub fn follow(mut self, mut each: impl FnMut(&Sourced)) {
+    pub(crate) fn follow(mut self, mut each: impl FnMut(&Sourced)) {
         let mut watch = watch::Watch::new(self.manifests.directory().to_owned());
-        let mut whole = BTreeSet::new();
+        // A view of half the files would delete what the other half asks for; what the snapshot knows was whole once.
+        if self.current.view.is_none() {
+            self.read();
+        } else {
+            self.refresh(&BTreeSet::new());
+        }
+        each(&self.current);
         loop {
+            let whole = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
             if self.refresh(&whole) {
                 each(&self.current);
             }
-            whole = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
         }
     }
 }
@@ -114,7 +134,9 @@ fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<
         return None;
     }
     let view = View::build(&gateways, settings, previous);
-    for problem in view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem))) {
+    for problem in
+        view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem)))
+    {
         warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
     }
     Some(Arc::new(view))

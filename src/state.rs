@@ -13,13 +13,13 @@ use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
     "the state directory {0} is in a container's own layer and would be gone with the container: \
      mount it from the host (hostPath {0}, type DirectoryOrCreate)"
 )]
-pub struct InContainerLayer(PathBuf);
+pub(crate) struct InContainerLayer(PathBuf);
 
 /// Makes the directory, 0700, where it is not there. What is wrong with it costs no start, only what it would hold.
 ///
 /// # Errors
 /// Where it is in a container's own layer.
-pub fn prepare(directory: &Path) -> Result<Vec<Problem>, InContainerLayer> {
+pub(crate) fn prepare(directory: &Path) -> Result<Vec<Problem>, InContainerLayer> {
     let object = || format!("state directory {}", directory.display());
     let mut problems = Vec::new();
     if let Err(error) = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory) {

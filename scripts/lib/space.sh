@@ -13,7 +13,8 @@ space() {
 # machine NAME: a network namespace with directories of its own where daemons keep their state.
 machine() {
     # shellcheck disable=SC2016
-    hold "$1" 'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && mount -t sysfs sysfs /sys' \
+    hold "$1" 'mkdir -p /run/corax /run/wireguard &&
+        for dir in /run/corax /run/wireguard /var/lib; do mount -t tmpfs tmpfs $dir; done && mount -t sysfs sysfs /sys' \
         --mount --propagation private
 }
 

@@ -8,7 +8,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::source::Sourced;
 
 /// Holds what is newest; nothing queues up.
-pub struct Inbox {
+pub(crate) struct Inbox {
     held: Mutex<Held>,
     wake: EventFd,
 }
@@ -21,7 +21,7 @@ struct Held {
 }
 
 /// What was in the inbox.
-pub struct Taken {
+pub(crate) struct Taken {
     /// A newer view.
     pub sourced: Option<Sourced>,
     /// Somebody waits for a fresh report.
@@ -35,29 +35,29 @@ impl Inbox {
     ///
     /// # Errors
     /// Where the system has no eventfd left.
-    pub fn new() -> nix::Result<Arc<Self>> {
+    pub(crate) fn new() -> nix::Result<Arc<Self>> {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let wake = EventFd::from_value_and_flags(0, flags)?;
         Ok(Arc::new(Self { held: Mutex::default(), wake }))
     }
 
     /// Puts in a newer view.
-    pub fn put(&self, sourced: Sourced) {
+    pub(crate) fn put(&self, sourced: Sourced) {
         self.change(|held| held.sourced = Some(sourced));
     }
 
     /// Asks for a fresh report.
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         self.change(|held| held.refresh = true);
     }
 
     /// Asks for the end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.change(|held| held.stop = true);
     }
 
     /// Takes out what is there.
-    pub fn take(&self) -> Taken {
+    pub(crate) fn take(&self) -> Taken {
         // The counter is emptied first: what is put in after that wakes again.
         let _ = self.wake.read();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ impl Inbox {
     }
 
     /// Readable while something is in it.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
 

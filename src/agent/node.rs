@@ -25,7 +25,7 @@ use crate::wireguard::{self, Driver, process};
 const ROUNDS: usize = 6;
 
 /// A node's kernel, and whose WireGuard it uses.
-pub struct Node {
+pub(crate) struct Node {
     args: NodeArgs,
     kernel: Kernel,
     driver: Box<dyn Driver>,
@@ -35,7 +35,7 @@ pub struct Node {
 
 /// What a node should have, and why.
 #[derive(Debug, Default)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// What the view means here.
     pub topology: Topology,
     /// The kernel objects that should be.
@@ -45,7 +45,7 @@ pub struct Decision {
 }
 
 /// What came of a change.
-pub struct Done {
+pub(crate) struct Done {
     /// The change.
     pub change: Change,
     /// Why it failed, if it did.
@@ -57,7 +57,7 @@ impl Node {
     ///
     /// # Errors
     /// Where a capability or a part of the kernel is missing.
-    pub fn open(args: NodeArgs, key: PrivateKey) -> anyhow::Result<Self> {
+    pub(crate) fn open(args: NodeArgs, key: PrivateKey) -> anyhow::Result<Self> {
         let kernel = Kernel::open()?;
         let kernel_wireguard = match args.wireguard {
             WireguardMode::Userspace => false,
@@ -85,27 +85,22 @@ impl Node {
     }
 
     /// The kernel.
-    pub const fn kernel(&mut self) -> &mut Kernel {
+    pub(crate) const fn kernel(&mut self) -> &mut Kernel {
         &mut self.kernel
     }
 
     /// Readable when the kernel has something to say; see [`Kernel::drain`].
-    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.kernel.fds()
     }
 
     /// What the kernel has of ours.
-    pub fn observed(&self) -> &Observed {
+    pub(crate) fn observed(&self) -> &Observed {
         self.kernel.observed()
     }
 
-    /// The tunnel's public key and whose WireGuard it is.
-    pub const fn options(&self) -> &Options {
-        &self.options
-    }
-
     /// What the node says now.
-    pub fn facts(&mut self, view: &View) -> Facts {
+    pub(crate) fn facts(&mut self, view: &View) -> Facts {
         let member = view.member(&self.args.identity.node_name);
         let gateway = member.is_some_and(|(_, domain, member)| {
             domain.gateway().is_some_and(|gateway| gateway.node == member.node)
@@ -124,7 +119,7 @@ impl Node {
     }
 
     /// What a view asks of the node.
-    pub fn decide(&self, view: &View, facts: Facts) -> Decision {
+    pub(crate) fn decide(&self, view: &View, facts: Facts) -> Decision {
         let identity = &self.args.identity;
         let local = Local {
             node: &identity.node_name,
@@ -140,7 +135,7 @@ impl Node {
     }
 
     /// Reads the tunnels, of which no event tells.
-    pub fn read_tunnels(&mut self) {
+    pub(crate) fn read_tunnels(&mut self) {
         let Self { kernel, driver, .. } = self;
         let observed = kernel.observed_mut();
         observed.unknown.remove(&Backend::WireGuard);
@@ -164,7 +159,7 @@ impl Node {
     }
 
     /// Makes the kernel be as desired; gives everything that was changed, or could not be.
-    pub fn converge(&mut self, desired: &Desired) -> Vec<Done> {
+    pub(crate) fn converge(&mut self, desired: &Desired) -> Vec<Done> {
         let mut done: Vec<Done> = Vec::new();
         for _ in 0..ROUNDS {
             self.read_tunnels();
@@ -188,7 +183,8 @@ impl Node {
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,
     /// so what follows such a start is left to the next round.
     fn apply(&mut self, mut changes: Vec<Change>) -> Vec<Done> {
-        let start = |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
+        let start =
+            |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
         if let Some(at) = changes.iter().position(start) {
             changes.truncate(at + 1);
         }

@@ -32,7 +32,7 @@ const GATHER: Duration = Duration::from_millis(20);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The loop's state.
-pub struct Reconciler {
+pub(crate) struct Reconciler {
     node: Node,
     inbox: Arc<Inbox>,
     reports: watch::Sender<Arc<Report>>,
@@ -65,7 +65,7 @@ impl Times {
 
 impl Reconciler {
     /// A loop that has not turned yet.
-    pub fn new(
+    pub(crate) fn new(
         node: Node,
         inbox: Arc<Inbox>,
         reports: watch::Sender<Arc<Report>>,
@@ -75,8 +75,13 @@ impl Reconciler {
     ) -> Self {
         let report = reports.borrow().as_ref().clone();
         let now = Instant::now();
-        let times =
-            Times { resync: now + RESYNC, tunnels: now + TUNNELS, gather: now, retry: None, backoff: RETRY.0 };
+        let times = Times {
+            resync: now + RESYNC,
+            tunnels: now + TUNNELS,
+            gather: now,
+            retry: None,
+            backoff: RETRY.0,
+        };
         Self {
             node,
             inbox,
@@ -92,7 +97,7 @@ impl Reconciler {
     }
 
     /// Turns until it is told to stop. What is in the kernel stays.
-    pub fn run(mut self) {
+    pub(crate) fn run(mut self) {
         loop {
             self.heartbeat.beat();
             let taken = self.inbox.take();
@@ -101,6 +106,13 @@ impl Reconciler {
                 return;
             }
             let drained = self.node.kernel().drain();
+            if drained.overrun {
+                info!("events were lost, everything was read again");
+                self.metrics.resyncs.inc();
+            }
+            for error in &drained.errors {
+                warn!(%error, "part of the kernel's state is unknown");
+            }
             let now = Instant::now();
             let resync = now >= self.times.resync;
             if resync {
@@ -136,7 +148,8 @@ impl Reconciler {
         let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let kernel = self.node.fds();
-        let mut fds: Vec<PollFd<'_>> = kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        let mut fds: Vec<PollFd<'_>> =
+            kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
         fds.push(PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN));
         if let Err(error) = poll(&mut fds, timeout)
             && error != nix::errno::Errno::EINTR
@@ -204,19 +217,20 @@ impl Reconciler {
     fn record(&mut self, done: Vec<Done>) {
         let at = epoch();
         let mut failed = Vec::new();
-        for Done { change, error } in done {
+        // Of ten thousand changes only the last are kept, and making a line of each is not free.
+        let kept = done.len().saturating_sub(Report::KEPT);
+        for (number, Done { change, error }) in done.into_iter().enumerate() {
             self.metrics.change(&change, error.is_none());
-            // Ten thousand lines are of use to nobody; making them is not free.
+            debug!(%change, error, "change");
+            if number < kept && error.is_none() {
+                continue;
+            }
             let line = change.to_string();
-            match &error {
-                None => debug!(change = line, "changed"),
-                Some(error) => {
-                    let text = format!("{line}: {error}");
-                    if !self.report.view.failed.contains(&text) {
-                        error!(change = line, %error, "refused by the kernel");
-                    }
-                    failed.push(text);
+            if let Some(error) = &error {
+                if !self.report.view.failed.contains(error) {
+                    error!(%error, "refused by the kernel");
                 }
+                failed.push(error.clone());
             }
             self.report.remember(ChangeReport { at, line, error });
         }

@@ -9,13 +9,10 @@ use corax_core::problem::Problem;
 use corax_core::topology::{RemoteDomain, Role};
 use serde::{Deserialize, Serialize};
 
-/// How many of the last changes are kept.
-const KEPT: usize = 50;
-
 /// The state of an agent. Times are seconds since the epoch.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub(crate) struct Report {
     /// Corax's version.
     pub version: String,
     /// When the agent started.
@@ -59,7 +56,7 @@ pub struct Report {
 /// How far a view is applied.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ViewReport {
+pub(crate) struct ViewReport {
     /// Counts up with each view read.
     pub revision: u64,
     /// When this one was read.
@@ -73,7 +70,7 @@ pub struct ViewReport {
 /// Another domain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DomainReport {
+pub(crate) struct DomainReport {
     /// Name, path, gateway and relay.
     #[serde(flatten)]
     pub remote: RemoteDomain,
@@ -84,7 +81,7 @@ pub struct DomainReport {
 /// A device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DeviceReport {
+pub(crate) struct DeviceReport {
     /// Its name.
     pub name: String,
     /// `vxlan`, `wireguard` or `tun`.
@@ -98,7 +95,7 @@ pub struct DeviceReport {
 /// A tunnel to another domain's gateway.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TunnelReport {
+pub(crate) struct TunnelReport {
     /// The device.
     pub device: String,
     /// The domain at the other end.
@@ -119,7 +116,7 @@ pub struct TunnelReport {
 
 /// One reason to drop, and how often it was.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DropReport {
+pub(crate) struct DropReport {
     /// The counter's name.
     pub reason: String,
     /// Packets dropped.
@@ -130,7 +127,7 @@ pub struct DropReport {
 
 /// A change that was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ChangeReport {
+pub(crate) struct ChangeReport {
     /// When.
     pub at: u64,
     /// As a line of iproute2, nft or wg.
@@ -141,9 +138,12 @@ pub struct ChangeReport {
 }
 
 impl Report {
+    /// How many of the last changes are kept.
+    pub(crate) const KEPT: usize = 50;
+
     /// Remembers a change, and forgets the oldest.
-    pub fn remember(&mut self, change: ChangeReport) {
-        if self.last_changes.len() == KEPT {
+    pub(crate) fn remember(&mut self, change: ChangeReport) {
+        if self.last_changes.len() == Self::KEPT {
             self.last_changes.pop_front();
         }
         self.last_changes.push_back(change);

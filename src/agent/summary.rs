@@ -58,7 +58,8 @@ fn kind(kind: &LinkKind) -> &str {
 
 fn tunnels(decision: &Decision, observed: &Observed) -> Vec<TunnelReport> {
     let peers = decision.topology.peers.iter().map(|peer| {
-        let seen = observed.tunnels.iter().find_map(|(device, tunnel)| Some((device, tunnel.peers.get(&peer.key)?)));
+        let seen =
+            observed.tunnels.iter().find_map(|(device, tunnel)| Some((device, tunnel.peers.get(&peer.key)?)));
         let (device, seen) = seen.unzip();
         TunnelReport {
             device: device.unwrap_or(&Device::WireGuard(0)).to_string(),
@@ -99,7 +100,10 @@ fn key_problem(report: &Report, decision: &Decision, view: Option<&View>) -> Opt
     (published != report.public_key).then(|| {
         Problem::new(
             format!("Gateway {domain}, endpoint {}", report.node),
-            format!("publishes the public key {published}, this node's is {}: no tunnel comes up", report.public_key),
+            format!(
+                "publishes the public key {published}, this node's is {}: no tunnel comes up",
+                report.public_key
+            ),
             "set config.publicKey to what `corax key` prints here",
         )
     })

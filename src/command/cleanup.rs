@@ -15,7 +15,7 @@ const ROUNDS: usize = 3;
 
 /// Options of `corax cleanup`.
 #[derive(Args, Debug)]
-pub struct CleanupArgs {
+pub(crate) struct CleanupArgs {
     /// Where the state is.
     #[command(flatten)]
     state: StateArgs,
@@ -31,7 +31,7 @@ pub struct CleanupArgs {
 ///
 /// # Errors
 /// Where something stays.
-pub fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let mut kernel = Kernel::open()?;
     if args.dry_run {
         for change in left(&kernel) {

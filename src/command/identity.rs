@@ -10,7 +10,7 @@ use crate::config::{IdentityArgs, VtepIdentity};
 
 /// Options of `corax identity`.
 #[derive(Args, Debug)]
-pub struct IdentityCommand {
+pub(crate) struct IdentityCommand {
     /// Who.
     #[command(flatten)]
     identity: IdentityArgs,
@@ -36,7 +36,7 @@ struct Identity<'a> {
 ///
 /// # Errors
 /// Those of JSON.
-pub fn run(args: &IdentityCommand) -> anyhow::Result<()> {
+pub(crate) fn run(args: &IdentityCommand) -> anyhow::Result<()> {
     let IdentityArgs { node_name, cluster_name, vtep_identity } = &args.identity;
     let underlay = args.node_ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
     let mac = args.identity.identity().mac(cluster_name, node_name, underlay);

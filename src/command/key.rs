@@ -7,7 +7,7 @@ use crate::{state, wireguard};
 
 /// Options of `corax key`.
 #[derive(Args, Debug)]
-pub struct KeyArgs {
+pub(crate) struct KeyArgs {
     /// Where the key is.
     #[command(flatten)]
     state: StateArgs,
@@ -17,10 +17,11 @@ pub struct KeyArgs {
 ///
 /// # Errors
 /// Where there is no key and none can be kept.
-pub fn run(args: &KeyArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     state::prepare(&args.state.state_dir)?;
-    let loaded =
-        wireguard::key::load_or_create(&args.state.state_dir, || wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
+        wireguard::running_key(wireguard::DEFAULT_DEVICE)
+    });
     if let Some(problem) = loaded.problem {
         return Err(problem.into());
     }

@@ -1,6 +1,5 @@
 //! `corax plan`: what the agent would change, as lines of iproute2, nft and wg. Writes nothing.
 
-use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -18,7 +17,7 @@ use crate::wireguard::key::PrivateKey;
 
 /// Options of `corax plan`.
 #[derive(Args, Debug)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// What decides the node's state.
     #[command(flatten)]
     node: NodeArgs,
@@ -40,7 +39,7 @@ struct Planned {
 ///
 /// # Errors
 /// Where the kernel cannot be read, or there is no Gateway at all.
-pub fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let PlanArgs { node: args, exit_code, output } = args;
     let key = wireguard::key::load(&args.state.state_dir)?;
     let mut problems = Vec::new();
@@ -51,10 +50,10 @@ pub fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     });
     let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
     let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
-    source.refresh(&BTreeSet::new());
+    source.read();
     problems.extend(source.current().problems.iter().cloned());
     let view = source.current().view.clone();
-    let view = view.with_context(|| match problems.last() {
+    let view = view.with_context(|| match source.current().problems.first() {
         Some(problem) => problem.to_string(),
         None => "there is no Gateway".to_owned(),
     })?;
@@ -63,7 +62,9 @@ pub fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let facts = node.facts(&view);
     let decision = node.decide(&view, facts);
     let changes = corax_core::plan::plan(&decision.desired, node.observed());
-    problems.extend(view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned());
+    problems.extend(
+        view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),
+    );
     let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };
     match output.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&planned)?),

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Options of `corax status`.
 #[derive(Args, Debug)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// Where the agent answers.
     #[command(flatten)]
     admin: AdminArgs,
@@ -41,20 +41,23 @@ pub struct StatusArgs {
 ///
 /// # Errors
 /// Where no agent answers.
-pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let address = args.admin.admin;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
     let answer = asked
         .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())))
-        .with_context(|| format!("no agent answers on {address}: is it running? does it have another --admin?"))?;
+        .with_context(|| {
+            format!("no agent answers on {address}: is it running? does it have another --admin?")
+        })?;
     match args.output.output {
         Output::Json => {
             let value: serde_json::Value = serde_json::from_slice(&answer)?;
             println!("{}", serde_json::to_string_pretty(&value)?);
         }
         Output::Table => {
-            let report: Report = serde_json::from_slice(&answer).context("the agent is of another version")?;
+            let report: Report =
+                serde_json::from_slice(&answer).context("the agent is of another version")?;
             print!("{}", render(&report, epoch()));
         }
     }
@@ -131,7 +134,10 @@ fn head(report: &Report, now: u64) -> String {
     let rows = [
         ("node", format!("{} ({})", report.node, option(report.underlay.as_ref()))),
         ("role", role),
-        ("domain", format!("{}{}", option(report.domain.as_ref()), if report.mesh { ", in mesh" } else { "" })),
+        (
+            "domain",
+            format!("{}{}", option(report.domain.as_ref()), if report.mesh { ", in mesh" } else { "" }),
+        ),
         ("prefixes", report.prefixes.join(", ")),
         ("VTEP", option(report.vtep.as_ref())),
         ("public key", report.public_key.clone()),
@@ -163,7 +169,9 @@ fn tunnels(report: &Report) -> String {
             tunnel.node.to_string(),
             tunnel.device.clone(),
             tunnel.endpoint.clone().unwrap_or_else(|| "waiting for it".to_owned()),
-            tunnel.handshake_age.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", age(seconds))),
+            tunnel
+                .handshake_age
+                .map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", age(seconds))),
             bytes(tunnel.received),
             bytes(tunnel.sent),
         ]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use corax_core::change::Change;
-use corax_core::object::{Address, Device, Link, LinkKind, RouteKey, Scope, TWIN_METRIC, Via};
+use corax_core::object::{Address, Device, Link, LinkKind, Route, RouteKey, Rule, Scope, TWIN_METRIC, Via};
 use nix::errno::Errno;
 
 use super::address;
@@ -19,9 +19,6 @@ use super::wire::{Messages, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLMSG_ERROR
 
 /// Messages a send: more acknowledgements than this could overflow a small socket.
 pub(super) const BATCH: usize = 128;
-
-const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
-const MAKE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 /// What a removal may be answered where nothing is left to remove.
 const GONE: &[Errno] = &[Errno::ENOENT, Errno::ESRCH, Errno::ENODEV, Errno::EADDRNOTAVAIL];
@@ -40,6 +37,36 @@ struct Pending {
     /// Index of the change it belongs to.
     change: usize,
     tolerated: &'static [Errno],
+}
+
+/// What a message asks for.
+#[derive(Clone, Copy)]
+struct Verb {
+    kind: u16,
+    flags: u16,
+    tolerated: &'static [Errno],
+}
+
+impl Verb {
+    /// Make it, or make it be so.
+    const fn put(kind: u16) -> Self {
+        Self { kind, flags: NLM_F_CREATE | NLM_F_REPLACE, tolerated: &[] }
+    }
+
+    /// Make it, where it is not there.
+    const fn make(kind: u16) -> Self {
+        Self { kind, flags: NLM_F_CREATE | NLM_F_EXCL, tolerated: &[] }
+    }
+
+    /// Change what is there.
+    const fn set(kind: u16) -> Self {
+        Self { kind, flags: 0, tolerated: &[] }
+    }
+
+    /// Remove it; gone already will do.
+    const fn delete(kind: u16) -> Self {
+        Self { kind, flags: 0, tolerated: GONE }
+    }
 }
 
 /// A change cannot be told to the kernel as things are.
@@ -110,15 +137,13 @@ impl Batch {
         &mut self,
         socket: &mut Socket,
         change: usize,
-        tolerated: &'static [Errno],
-        kind: u16,
-        flags: u16,
+        verb: Verb,
         header: &[u8],
         attributes: impl FnOnce(&mut Writer),
     ) {
         let sequence = socket.next_sequence();
-        self.writer.message(kind, flags, sequence, header, attributes);
-        self.pending.push(Pending { sequence, change, tolerated });
+        self.writer.message(verb.kind, verb.flags, sequence, header, attributes);
+        self.pending.push(Pending { sequence, change, tolerated: verb.tolerated });
     }
 
     /// Queues a change; `number` is its index.
@@ -139,7 +164,13 @@ impl Batch {
             }
             Change::DeleteLink(device) => {
                 if let Some(index) = mirror.index(*device) {
-                    self.push(socket, number, GONE, link::RTM_DELLINK, 0, &link::header(index, 0, 0), |_| {});
+                    self.push(
+                        socket,
+                        number,
+                        Verb::delete(link::RTM_DELLINK),
+                        &link::header(index, 0, 0),
+                        |_| {},
+                    );
                 }
             }
             Change::PutAddress(address, scope) => {
@@ -153,21 +184,21 @@ impl Batch {
             }
             Change::PutFdb(mac, to) => {
                 let header = neighbour::fdb_header(overlay()?);
-                self.push(socket, number, &[], neighbour::RTM_NEWNEIGH, PUT, &header, |writer| {
+                self.push(socket, number, Verb::put(neighbour::RTM_NEWNEIGH), &header, |writer| {
                     neighbour::put_fdb(writer, *mac, *to);
                 });
             }
             Change::DeleteFdb(mac, to) => {
                 if let Some(index) = mirror.overlay() {
                     let header = neighbour::fdb_header(index);
-                    self.push(socket, number, GONE, neighbour::RTM_DELNEIGH, 0, &header, |writer| {
+                    self.push(socket, number, Verb::delete(neighbour::RTM_DELNEIGH), &header, |writer| {
                         neighbour::put_fdb(writer, *mac, *to);
                     });
                 }
             }
             Change::PutNeighbour(address, mac) => {
                 let header = neighbour::neighbour_header(overlay()?, *address);
-                self.push(socket, number, &[], neighbour::RTM_NEWNEIGH, PUT, &header, |writer| {
+                self.push(socket, number, Verb::put(neighbour::RTM_NEWNEIGH), &header, |writer| {
                     neighbour::put_neighbour(writer, *address, Some(*mac));
                 });
             }
@@ -185,7 +216,7 @@ impl Batch {
                 }
                 let overlay = overlay()?;
                 let header = nexthop::put_header(*gateway);
-                self.push(socket, number, &[], nexthop::RTM_NEWNEXTHOP, PUT, &header, |writer| {
+                self.push(socket, number, Verb::put(nexthop::RTM_NEWNEXTHOP), &header, |writer| {
                     nexthop::put(writer, *id, *gateway, overlay);
                 });
             }
@@ -194,19 +225,19 @@ impl Batch {
                     return Err(Impossible::foreign(format!("nexthop id {} is somebody else's", id.0)));
                 }
                 let header = nexthop::plain_header();
-                self.push(socket, number, GONE, nexthop::RTM_DELNEXTHOP, 0, &header, |writer| {
+                self.push(socket, number, Verb::delete(nexthop::RTM_DELNEXTHOP), &header, |writer| {
                     nexthop::put_id(writer, *id);
                 });
             }
             Change::PutRoute(key, put) => self.put_route(socket, mirror, number, key, put)?,
             Change::DeleteRoute(key) => self.delete_route(socket, mirror, number, key),
             Change::PutRule(rule) => {
-                self.push(socket, number, &[], rule::RTM_NEWRULE, MAKE, &rule::header(rule), |writer| {
+                self.push(socket, number, Verb::make(rule::RTM_NEWRULE), &rule::header(rule), |writer| {
                     rule::put(writer, rule);
                 });
             }
             Change::DeleteRule(rule) => {
-                self.push(socket, number, GONE, rule::RTM_DELRULE, 0, &rule::header(rule), |writer| {
+                self.push(socket, number, Verb::delete(rule::RTM_DELRULE), &rule::header(rule), |writer| {
                     rule::put(writer, rule);
                 });
             }
@@ -222,29 +253,36 @@ impl Batch {
     }
 
     /// Makes a rule even though an equal one of another protocol is there.
-    pub(super) fn queue_equal_rule(
-        &mut self,
-        socket: &mut Socket,
-        number: usize,
-        rule: &corax_core::object::Rule,
-    ) {
-        self.push(socket, number, &[], rule::RTM_NEWRULE, NLM_F_CREATE, &rule::header(rule), |writer| {
-            rule::put(writer, rule);
-        });
+    pub(super) fn queue_equal_rule(&mut self, socket: &mut Socket, number: usize, rule: &Rule) {
+        self.push(
+            socket,
+            number,
+            Verb { flags: NLM_F_CREATE, ..Verb::set(rule::RTM_NEWRULE) },
+            &rule::header(rule),
+            |writer| {
+                rule::put(writer, rule);
+            },
+        );
     }
 
     /// The alias cannot be given at creation, and addresses must be off before the link is up.
     fn add_link(&mut self, socket: &mut Socket, number: usize, device: Device, link: &Link) {
         let by_name = link::header(0, 0, 0);
-        self.push(socket, number, &[], link::RTM_NEWLINK, MAKE, &by_name, |writer| {
+        self.push(socket, number, Verb::make(link::RTM_NEWLINK), &by_name, |writer| {
             link::put_new(writer, device, link);
         });
-        self.push(socket, number, NO_FAMILY, link::RTM_SETLINK, 0, &by_name, |writer| {
-            link::put_name(writer, device);
-            link::put_no_addresses(writer);
-        });
+        self.push(
+            socket,
+            number,
+            Verb { tolerated: NO_FAMILY, ..Verb::set(link::RTM_SETLINK) },
+            &by_name,
+            |writer| {
+                link::put_name(writer, device);
+                link::put_no_addresses(writer);
+            },
+        );
         let header = if link.up { link::header_up(0) } else { by_name };
-        self.push(socket, number, &[], link::RTM_SETLINK, 0, &header, |writer| {
+        self.push(socket, number, Verb::set(link::RTM_SETLINK), &header, |writer| {
             link::put_name(writer, device);
             link::put_alias(writer);
         });
@@ -253,13 +291,19 @@ impl Batch {
     fn set_link(&mut self, socket: &mut Socket, number: usize, index: u32, held: Option<&Link>, link: &Link) {
         let plain = link::header(index, 0, 0);
         if let LinkKind::Vxlan(vxlan) = &link.kind {
-            self.push(socket, number, &[], link::RTM_NEWLINK, 0, &plain, |writer| {
+            self.push(socket, number, Verb::set(link::RTM_NEWLINK), &plain, |writer| {
                 link::put_kind(writer, "vxlan", |writer| link::put_changeable(writer, vxlan));
             });
         }
-        self.push(socket, number, NO_FAMILY, link::RTM_SETLINK, 0, &plain, link::put_no_addresses);
+        self.push(
+            socket,
+            number,
+            Verb { tolerated: NO_FAMILY, ..Verb::set(link::RTM_SETLINK) },
+            &plain,
+            link::put_no_addresses,
+        );
         let header = if link.up { link::header_up(index) } else { plain };
-        self.push(socket, number, &[], link::RTM_SETLINK, 0, &header, |writer| {
+        self.push(socket, number, Verb::set(link::RTM_SETLINK), &header, |writer| {
             link::put_settings(writer, held, link);
         });
     }
@@ -278,21 +322,21 @@ impl Batch {
             self.delete_address(socket, number, index, address);
         }
         let header = address::header(index, address, scope);
-        self.push(socket, number, &[], address::RTM_NEWADDR, PUT, &header, |writer| {
+        self.push(socket, number, Verb::put(address::RTM_NEWADDR), &header, |writer| {
             address::put(writer, address);
         });
     }
 
     fn delete_address(&mut self, socket: &mut Socket, number: usize, index: u32, address: &Address) {
         let header = address::header(index, address, Scope::Global);
-        self.push(socket, number, GONE, address::RTM_DELADDR, 0, &header, |writer| {
+        self.push(socket, number, Verb::delete(address::RTM_DELADDR), &header, |writer| {
             address::put(writer, address);
         });
     }
 
     fn delete_neighbour(&mut self, socket: &mut Socket, number: usize, index: u32, address: IpAddr) {
         let header = neighbour::neighbour_header(index, address);
-        self.push(socket, number, GONE, neighbour::RTM_DELNEIGH, 0, &header, |writer| {
+        self.push(socket, number, Verb::delete(neighbour::RTM_DELNEIGH), &header, |writer| {
             neighbour::put_neighbour(writer, address, None);
         });
     }
@@ -303,7 +347,7 @@ impl Batch {
         mirror: &Mirror,
         number: usize,
         key: &RouteKey,
-        put: &corax_core::object::Route,
+        put: &Route,
     ) -> Result<(), Impossible> {
         if let Some(protocol) = mirror.foreign_routes.get(key) {
             let (prefix, table) = (key.prefix, key.table.number());
@@ -319,7 +363,7 @@ impl Batch {
             self.delete_route(socket, mirror, number, key);
         }
         let header = route::put_route_header(key, put.via);
-        self.push(socket, number, &[], route::RTM_NEWROUTE, PUT, &header, |writer| {
+        self.push(socket, number, Verb::put(route::RTM_NEWROUTE), &header, |writer| {
             route::put_route(writer, key, put, link);
         });
         Ok(())
@@ -334,9 +378,7 @@ impl Batch {
             self.push(
                 socket,
                 number,
-                GONE,
-                route::RTM_DELROUTE,
-                0,
+                Verb::delete(route::RTM_DELROUTE),
                 &route::delete_header(key, via),
                 |writer| {
                     route::put_key(writer, key);

@@ -129,7 +129,7 @@ fn addresses(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
             |_| {},
             BTreeMap::new,
             |into, message| {
-                into.extend(address::decode(message).and_then(|(held, scope)| Some((held, scope?))))
+                into.extend(address::decode(message).and_then(|(held, scope)| Some((held, scope?))));
             },
         )
         .map_err(read("addresses"))?;

@@ -1,13 +1,14 @@
 //! What the node says of itself: links, addresses, MTUs, what stands in the way.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::net::UnixStream;
 
 use corax_core::facts::Facts;
 use corax_core::object::{Device, FWMARK, Link, LinkKind};
 use corax_core::prefix::Family;
 use corax_core::problem::Problem;
+use socket2::{Domain, SockAddr, Type};
 
 use super::link;
 use super::mirror::Mirror;
@@ -94,9 +95,14 @@ pub(super) fn is_foreign(device: Device, link: &Link) -> bool {
     !link.owned && !link::is_taken_over(device, link) && !tunnel()
 }
 
-/// Whether a user-space WireGuard serves a device.
+/// Whether a user-space WireGuard serves a device. One that accepts nobody is not waited for.
 fn answers(device: Device) -> bool {
-    UnixStream::connect(format!("/var/run/wireguard/{device}.sock")).is_ok()
+    let connect = || -> io::Result<()> {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(format!("/var/run/wireguard/{device}.sock"))?)
+    };
+    connect().is_ok()
 }
 
 fn reason(device: Device, link: &Link) -> String {

@@ -97,6 +97,14 @@ impl Nft {
         self.events.fd()
     }
 
+    /// Leaves an answer that comes late, or a dump that is still under way, behind with its socket.
+    pub(super) fn reopen(&mut self) -> Result<(), Error> {
+        self.stale = true;
+        self.requests = Socket::open(NETLINK_NETFILTER, false)?;
+        self.port = self.requests.port()?;
+        Ok(())
+    }
+
     /// Reads everything.
     pub(super) fn resync(&mut self, observed: &mut Observed) -> Result<bool, Error> {
         self.take_events()?;
@@ -271,7 +279,7 @@ impl Nft {
     fn listing(&self) -> Result<Option<String>, Error> {
         let arguments = ["-s", "-t", "list", "table", "inet", corax_core::object::ALIAS];
         match program::run(&self.program, &arguments, "", "list table") {
-            Err(Error::Nft { text, .. }) if text.contains("No such file or directory") => Ok(None),
+            Err(Error::Nft { text, .. }) if text.starts_with("Error: No such file") => Ok(None),
             result => result.map(Some),
         }
     }

@@ -38,10 +38,6 @@ impl<'a> Fields<'a> {
         Some(*first)
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
     pub(super) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_ne_bytes)
     }

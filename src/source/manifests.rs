@@ -14,13 +14,13 @@ use serde::Deserialize;
 use super::Files;
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
-pub const SETTLED: Duration = Duration::from_millis(300);
+pub(crate) const SETTLED: Duration = Duration::from_millis(300);
 
 /// Largest manifest that is read, in bytes: far above the API server's own limit for an object.
 const LARGEST: u64 = 64 << 20;
 
 /// The directory and what was last good of it.
-pub struct Manifests {
+pub(crate) struct Manifests {
     directory: PathBuf,
     files: Files,
     seen: BTreeMap<String, Seen>,
@@ -38,7 +38,7 @@ struct Seen {
 
 /// What a scan found.
 #[derive(Debug, Default)]
-pub struct Scan {
+pub(crate) struct Scan {
     /// The Gateways are not what they were.
     pub changed: bool,
     /// What is wrong, of each file as it stands.
@@ -47,27 +47,27 @@ pub struct Scan {
 
 impl Manifests {
     /// A directory of which `files` were last good.
-    pub const fn new(directory: PathBuf, files: Files) -> Self {
+    pub(crate) const fn new(directory: PathBuf, files: Files) -> Self {
         Self { directory, files, seen: BTreeMap::new() }
     }
 
     /// The directory.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
     /// The last good Gateways of each file.
-    pub const fn files(&self) -> &Files {
+    pub(crate) const fn files(&self) -> &Files {
         &self.files
     }
 
     /// Whether a file was too fresh to be trusted and should be looked at again after [`SETTLED`].
-    pub fn unsettled(&self) -> bool {
+    pub(crate) fn unsettled(&self) -> bool {
         self.seen.values().any(|seen| !seen.read)
     }
 
     /// Reads the files that are not as they were. `whole` are known to be complete, however fresh.
-    pub fn scan(&mut self, whole: &BTreeSet<String>) -> Scan {
+    pub(crate) fn scan(&mut self, whole: &BTreeSet<String>) -> Scan {
         let names = match list(&self.directory) {
             Ok(names) => names,
             Err(error) => return self.unusable(&format!("cannot be read: {error}; what it held last stays")),
@@ -87,7 +87,10 @@ impl Manifests {
             self.files.retain(|name, _| names.contains(name));
             changed |= self.files.len() != before;
         }
-        Scan { changed, problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect() }
+        Scan {
+            changed,
+            problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect(),
+        }
     }
 
     fn unusable(&self, what: &str) -> Scan {
@@ -174,7 +177,8 @@ fn load(path: &Path) -> Result<Loaded, String> {
         documents.collect::<Result<_, _>>().map_err(|error| error.to_string())?
     } else {
         let options = serde_saphyr::options! { budget: None };
-        serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| first_line(&error.to_string()))?
+        serde_saphyr::from_multiple_with_options(&text, options)
+            .map_err(|error| first_line(&error.to_string()))?
     };
     let mut loaded = Loaded { gateways: Vec::new(), left_out: Vec::new() };
     for document in documents {

@@ -15,7 +15,7 @@ const FORM: &str = "corax-snapshot-1";
 
 /// Why the snapshot is not written, or not read.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The disk says no.
     #[error("{path}: {source}")]
     Io {
@@ -39,14 +39,14 @@ pub enum Error {
 
 /// Where the snapshot is.
 #[derive(Clone, Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     directory: PathBuf,
     writable: bool,
 }
 
 /// What was read, and what was lost.
 #[derive(Debug, Default)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The Gateways.
     pub files: Files,
     /// The newest generation was no good.
@@ -55,12 +55,12 @@ pub struct Loaded {
 
 impl Snapshot {
     /// The snapshot of a state directory.
-    pub fn new(directory: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), writable: true }
     }
 
     /// The same, only to be looked at: saving does nothing.
-    pub fn read_only(directory: impl Into<PathBuf>) -> Self {
+    pub(crate) fn read_only(directory: impl Into<PathBuf>) -> Self {
         Self { writable: false, ..Self::new(directory) }
     }
 
@@ -72,7 +72,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// Where there are generations and neither is good.
-    pub fn load(&self) -> Result<Loaded, Error> {
+    pub(crate) fn load(&self) -> Result<Loaded, Error> {
         let newest = match read(&self.path("snapshot")) {
             Ok(files) => return Ok(Loaded { files, problem: None }),
             Err(error) => error,
@@ -98,7 +98,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of the disk; the last generation is then as it was.
-    pub fn save(&self, files: &Files) -> Result<(), Error> {
+    pub(crate) fn save(&self, files: &Files) -> Result<(), Error> {
         if !self.writable {
             return Ok(());
         }

@@ -37,7 +37,8 @@ impl Watch {
         let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
             let written = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
-            let gone = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_IGNORED;
+            let gone =
+                AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_IGNORED;
             let lost = match inotify.read_events() {
                 Ok(events) => {
                     let written = events.iter().filter(|event| event.mask.intersects(written));

@@ -21,6 +21,7 @@ use super::memory::{Clocks, Memory};
 use super::{Driver, Error};
 use response::Response;
 
+#[cfg(test)]
 pub(crate) use socket::Listener;
 
 /// Where WireGuard's processes have their sockets; `wg` looks here.
@@ -101,6 +102,7 @@ impl Driver for Userspace {
     }
 }
 
+#[cfg(test)]
 /// Whether somebody answers a device's socket, nobody does any more, or there is none.
 ///
 /// # Errors

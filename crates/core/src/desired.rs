@@ -1,9 +1,8 @@
 //! The kernel objects that a node should have.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use sha2::{Digest, Sha256};
+use foldhash::{HashSet, HashSetExt};
 
 use crate::facts::Facts;
 use crate::key::{PresharedKey, PublicKey};
@@ -16,7 +15,7 @@ use crate::object::{
 };
 use crate::prefix::{Family, Prefix};
 use crate::sorted::Sorted;
-use crate::topology::{Path, Role, Topology};
+use crate::topology::{Path, Role, Topology, Vtep};
 
 /// What the tunnel costs of a packet as Raven counts it, bytes: IPv6, UDP and WireGuard headers, padding.
 pub const TUNNEL_OVERHEAD: u32 = 80;
@@ -143,15 +142,15 @@ impl<'a> Builder<'a> {
     }
 
     fn build(&self) -> Desired {
-        let ids = self.nexthop_ids();
+        let hops = self.hops();
         Desired {
             links: self.links(),
             sysctls: self.sysctls(),
             addresses: self.addresses(),
             fdb: self.fdb(),
             neighbours: self.neighbours(),
-            nexthops: ids.iter().map(|(id, _, hop)| (*id, *hop)).collect(),
-            routes: self.routes(&ids),
+            nexthops: hops.iter().map(|hop| (hop.id, hop.to)).collect(),
+            routes: self.routes(&hops),
             rules: self.rules(),
             tunnels: self.tunnels(),
             ruleset: Some(self.ruleset()),
@@ -262,39 +261,49 @@ impl<'a> Builder<'a> {
 
     fn neighbours(&self) -> Sorted<IpAddr, Mac> {
         let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
-        let hops = vteps.flat_map(|vtep| {
-            self.families.iter().map(|family| (next_hop(vtep.next_hop, vtep.mac, *family), vtep.mac))
-        });
+        let hops =
+            vteps.flat_map(|vtep| self.families.iter().map(|family| (next_hop(vtep, *family), vtep.mac)));
         hops.collect()
     }
 
-    /// One id a path and family: from the path's name, the next free one where that is taken.
-    fn nexthop_ids(&self) -> Vec<(NexthopId, (PathName<'a>, Family), IpAddr)> {
-        let mut taken = self.facts.foreign_nexthops.clone();
-        let mut ids = Vec::new();
+    /// The paths over the overlay that anything goes by, each with the id of its nexthop: one of its own and the next
+    /// free one where that is taken.
+    fn hops(&self) -> Vec<Hop<'a>> {
+        let mut taken = HashSet::with_capacity(self.topology.vteps.len() * self.families.len());
+        taken.extend(self.facts.foreign_nexthops.iter().copied());
+        let mut hops = Vec::with_capacity(taken.capacity());
         if !self.overlay() {
-            return ids;
+            return hops;
         }
-        let gateway = self.topology.vteps.iter().filter(|vtep| {
-            self.topology.role == Role::Member && Some(&vtep.node) == self.topology.gateway.as_ref()
-        });
-        let gateway = gateway.map(|vtep| (PathName::Gateway, vtep));
-        let domain = self.topology.vteps.iter().filter(|_| self.by_overlay());
-        let domain = domain.map(|vtep| (PathName::Member(vtep.node.as_str()), vtep));
-        for (name, vtep) in gateway.chain(domain) {
+        let topology = self.topology;
+        let mut add = |vtep: &'a Vtep, family, path, seed| {
+            hops.push(Hop {
+                id: free_id(seed, family, &mut taken),
+                vtep,
+                family,
+                path,
+                to: next_hop(vtep, family),
+            });
+        };
+        let is_gateway =
+            |vtep: &&Vtep| topology.role == Role::Member && Some(&vtep.node) == topology.gateway.as_ref();
+        for vtep in topology.vteps.iter().filter(is_gateway) {
             for family in &self.families {
-                let own = |prefix: &Prefix| prefix.family() == *family;
-                let used = match name {
-                    PathName::Gateway => self.topology.remotes.iter().any(|(prefix, _)| own(prefix)),
-                    PathName::Member(_) => vtep.subnets.iter().any(own),
-                };
-                if used {
-                    let id = name.id(*family, &mut taken);
-                    ids.push((id, (name, *family), next_hop(vtep.next_hop, vtep.mac, *family)));
+                if topology.remotes.iter().any(|(prefix, _)| prefix.family() == *family) {
+                    // Whoever is the gateway: a gateway change moves this nexthop, and no route.
+                    add(vtep, *family, HopPath::Gateway, 0);
                 }
             }
         }
-        ids
+        for vtep in topology.vteps.iter().filter(|_| self.by_overlay()) {
+            for family in &self.families {
+                if vtep.subnets.iter().any(|prefix| prefix.family() == *family) {
+                    let [_, _, c, d, e, f] = vtep.mac.0;
+                    add(vtep, *family, HopPath::Member, u32::from_be_bytes([c, d, e, f]));
+                }
+            }
+        }
+        hops
     }
 
     /// Whether this node reaches the members' pods over the overlay.
@@ -302,30 +311,30 @@ impl<'a> Builder<'a> {
         self.topology.mesh || self.topology.role == Role::Gateway
     }
 
-    fn routes(&self, ids: &[(NexthopId, (PathName<'a>, Family), IpAddr)]) -> Sorted<RouteKey, Route> {
-        let ids: Sorted<(PathName<'a>, Family), NexthopId> =
-            ids.iter().map(|(id, name, _)| (*name, *id)).collect();
-        let mut routes = Vec::new();
+    fn routes(&self, hops: &[Hop<'_>]) -> Sorted<RouteKey, Route> {
+        let sources = Family::ALL.map(|family| self.source(family));
+        let mut routes = Vec::with_capacity(hops.len() + 4 * self.topology.remotes.len());
         let mut put = |table, prefix: Prefix, via| {
-            let source = self.source(prefix.family());
+            let [four, six] = sources;
+            let source = if prefix.family() == Family::V4 { four } else { six };
             let key = RouteKey { table, prefix, metric: path_metric(prefix.family()) };
             routes.push((key, Route { via, source }));
         };
-        if self.by_overlay() {
-            for vtep in &self.topology.vteps {
-                for prefix in &vtep.subnets {
-                    let id = ids.get(&(PathName::Member(vtep.node.as_str()), prefix.family()));
-                    if let Some(id) = id {
-                        put(Table::Domain, *prefix, Via::Nexthop(*id));
-                    }
-                }
+        for hop in hops.iter().filter(|hop| hop.path == HopPath::Member) {
+            for prefix in hop.vtep.subnets.iter().filter(|prefix| prefix.family() == hop.family) {
+                put(Table::Domain, *prefix, Via::Nexthop(hop.id));
             }
         }
+        let gateway = |family| {
+            hops.iter().find(|hop| hop.path == HopPath::Gateway && hop.family == family).map(|hop| hop.id)
+        };
+        let gateways = Family::ALL.map(gateway);
         for (prefix, path) in &self.topology.remotes {
             match path {
                 Path::Overlay => {
-                    if let Some(id) = ids.get(&(PathName::Gateway, prefix.family())) {
-                        put(Table::Remote, *prefix, Via::Nexthop(*id));
+                    let [four, six] = gateways;
+                    if let Some(id) = if prefix.family() == Family::V4 { four } else { six } {
+                        put(Table::Remote, *prefix, Via::Nexthop(id));
                     }
                 }
                 Path::Tunnel if self.tunnel => {
@@ -407,11 +416,11 @@ impl<'a> Builder<'a> {
     }
 
     fn elements(&self) -> Sorted<(Set, Prefix), ()> {
-        let mut own = DisjointElements::new(SetRole::Own);
+        let mut own = IntervalElements::new(SetRole::Own);
         own.extend(self.topology.own.iter().chain(&self.topology.extra).copied());
-        let mut remote = DisjointElements::new(SetRole::Remote);
+        let mut remote = IntervalElements::new(SetRole::Remote);
         remote.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
-        let mut overlay = DisjointElements::new(SetRole::Overlay);
+        let mut overlay = IntervalElements::new(SetRole::Overlay);
         if self.topology.role == Role::Member || self.topology.mesh {
             overlay.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
         }
@@ -421,71 +430,91 @@ impl<'a> Builder<'a> {
             let set = Set { role: SetRole::Members, family: Family::of(*address) };
             ((set, Prefix::host(*address)), ())
         });
-        members.chain(own.0).chain(remote.0).chain(overlay.0).collect()
+        members
+            .chain(own.into_elements())
+            .chain(remote.into_elements())
+            .chain(overlay.into_elements())
+            .collect()
     }
 }
 
-/// Elements of an interval set: an interval set refuses one that overlaps another, so the wider one stands for both.
-struct DisjointElements(Vec<((Set, Prefix), ())>, SetRole);
+/// Elements of an interval set that cover the same addresses with the fewest prefixes. An interval set refuses one that
+/// overlaps another, and pod CIDRs come in blocks: ten thousand of them are a few elements.
+struct IntervalElements(Vec<Prefix>, SetRole);
 
-impl DisjointElements {
+impl IntervalElements {
     const fn new(role: SetRole) -> Self {
         Self(Vec::new(), role)
     }
 
     fn extend(&mut self, prefixes: impl Iterator<Item = Prefix>) {
-        let mut prefixes: Vec<Prefix> =
-            prefixes.chain(self.0.iter().map(|((_, prefix), ())| *prefix)).collect();
-        prefixes.sort();
-        // Sorted, a prefix that covers others stands right before them.
-        prefixes.dedup_by(|later, earlier| earlier.covers(later));
-        let role = self.1;
-        self.0 = prefixes
-            .into_iter()
-            .map(|prefix| ((Set { role, family: prefix.family() }, prefix), ()))
-            .collect();
+        self.0.extend(prefixes);
+    }
+
+    fn into_elements(self) -> impl Iterator<Item = ((Set, Prefix), ())> {
+        let Self(prefixes, role) = self;
+        let element = move |prefix: Prefix| ((Set { role, family: prefix.family() }, prefix), ());
+        aggregate(prefixes).into_iter().map(element)
     }
 }
 
-/// Name of a path over the overlay; its nexthop's id follows from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum PathName<'a> {
-    /// To other domains, whichever node is the gateway: a gateway change moves one nexthop and no route.
-    Gateway,
-    /// To a member's pods.
-    Member(&'a str),
+/// The fewest prefixes that cover exactly the addresses of the given ones.
+fn aggregate(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    prefixes.sort_unstable();
+    let mut merged: Vec<Prefix> = Vec::new();
+    for prefix in prefixes {
+        // Sorted, a prefix that covers others stands right before them.
+        if merged.last().is_some_and(|last| last.covers(&prefix)) {
+            continue;
+        }
+        let mut prefix = prefix;
+        while let Some(both) = merged.last().and_then(|last| last.joined(&prefix)) {
+            merged.pop();
+            prefix = both;
+        }
+        merged.push(prefix);
+    }
+    merged
 }
 
-impl PathName<'_> {
-    fn id(self, family: Family, taken: &mut BTreeSet<NexthopId>) -> NexthopId {
-        let mut hash = Sha256::new();
-        hash.update([match family {
-            Family::V4 => 4,
-            Family::V6 => 6,
-        }]);
-        match self {
-            Self::Gateway => hash.update([0]),
-            Self::Member(node) => hash.update(node.as_bytes()),
+/// A path over the overlay, of one family.
+struct Hop<'a> {
+    id: NexthopId,
+    vtep: &'a Vtep,
+    family: Family,
+    path: HopPath,
+    to: IpAddr,
+}
+
+/// Where a path over the overlay leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HopPath {
+    /// To other domains.
+    Gateway,
+    /// To a member's pods.
+    Member,
+}
+
+/// The id of a seed and family, or the next one that nobody has.
+fn free_id(seed: u32, family: Family, taken: &mut HashSet<NexthopId>) -> NexthopId {
+    let most = NexthopId::FIRST - 1;
+    // The two families of a path are far apart, so that one is not the next free id of the other.
+    let apart = if family == Family::V4 { 0 } else { NexthopId::FIRST / 2 };
+    let mut offset = (seed ^ apart) & most;
+    loop {
+        let id = NexthopId(NexthopId::FIRST | offset);
+        if taken.insert(id) {
+            return id;
         }
-        let digest: [u8; 32] = hash.finalize().into();
-        let [a, b, c, d, ..] = digest;
-        let most = NexthopId::FIRST - 1;
-        let mut offset = u32::from_be_bytes([a, b, c, d]) & most;
-        loop {
-            let id = NexthopId(NexthopId::FIRST | offset);
-            if taken.insert(id) {
-                return id;
-            }
-            offset = (offset + 1) & most;
-        }
+        offset = (offset + 1) & most;
     }
 }
 
 /// The address that stands for a VTEP as a next hop of a family.
-fn next_hop(hop: std::net::Ipv4Addr, mac: Mac, family: Family) -> IpAddr {
+fn next_hop(vtep: &Vtep, family: Family) -> IpAddr {
     match family {
-        Family::V4 => IpAddr::V4(hop),
-        Family::V6 => IpAddr::V6(mac.link_local()),
+        Family::V4 => IpAddr::V4(vtep.next_hop),
+        Family::V6 => IpAddr::V6(vtep.mac.link_local()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use crate::change::write_elements;
-use crate::object::{ALIAS, Device, Set, VXLAN_PORT};
+use crate::object::{ALIAS, Device, FWMARK, Set, VXLAN_PORT};
 use crate::prefix::{Family, Prefix};
 
 /// Name of the set that holds one 128-bit value: how the table is known again as the one that Corax made. The upper
@@ -76,7 +76,8 @@ impl Ruleset {
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
         // Transit is untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the
-        // outer packet gets it masqueraded.
+        // outer packet gets it masqueraded. An answer to a client outside, who came by a NodePort and has a source of
+        // this node's since, is to leave by the main table: rule 99.
         let _ = write!(
             text,
             "	chain guard_prerouting {{
@@ -115,13 +116,21 @@ impl Ruleset {
 		type filter hook postrouting priority -150; policy accept;
 		oifname {{ {ours} }} tcp flags & (syn | rst) == syn jump clamp
 	}}
+	chain answers {{
+		type filter hook prerouting priority -99; policy accept;
+		iifname {{ {ours} }} ct direction reply ct status & snat == snat fib daddr type != local jump answer
+	}}
+	chain answer {{
+		meta nfproto ipv4 ip daddr != @own4 meta mark set {FWMARK:#x}
+		meta nfproto ipv6 ip6 daddr != @own6 meta mark set {FWMARK:#x}
+	}}
 	chain clamp {{
 		meta nfproto ipv4 tcp option maxseg size > {mss4} tcp option maxseg size set {mss4}
 		meta nfproto ipv6 tcp option maxseg size > {mss6} tcp option maxseg size set {mss6}
 	}}
 	chain arriving {{
 		type filter hook forward priority 0; policy accept;
-		iifname {{ {ours} }} oifname != {{ {ours} }} jump arrived
+		iifname {{ {ours} }} oifname != {{ {ours} }} meta mark != {FWMARK:#x} jump arrived
 	}}
 	chain arrived {{
 		meta nfproto ipv4 ip daddr != @own4 counter name forward_foreign drop

@@ -19,7 +19,8 @@ pub const PROTOCOL: u8 = 90;
 /// Interface alias of Corax's devices.
 pub const ALIAS: &str = "corax";
 
-/// Mark of the tunnels' own UDP sockets, so that no route of Corax catches them.
+/// Mark of what must go by the main table: the tunnels' own UDP sockets, and answers to clients outside who came by a
+/// NodePort of this node.
 pub const FWMARK: u32 = 0x0c02_a0a8;
 
 /// VXLAN network identifier (RFC 7348), Raven's.

@@ -14,6 +14,7 @@ impl<K: Ord, V> FromIterator<(K, V)> for Sorted<K, V> {
     /// Sorts; of equal keys the first given stays.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(items: I) -> Self {
         let mut items: Vec<_> = items.into_iter().collect();
+        // What comes in order is only looked through.
         items.sort_by(|(left, _), (right, _)| left.cmp(right));
         items.dedup_by(|(later, _), (earlier, _)| later == earlier);
         items.shrink_to_fit();

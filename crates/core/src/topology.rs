@@ -1,8 +1,10 @@
 //! What the view means for one node: its role, its VTEPs, its tunnel peers, and by which path each prefix is reached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
+use foldhash::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::key::PublicKey;
@@ -62,7 +64,7 @@ pub struct Vtep {
     /// The address that stands for it as a next hop of IPv4 on this node.
     pub next_hop: Ipv4Addr,
     /// Its pods' prefixes.
-    pub subnets: Box<[Prefix]>,
+    pub subnets: Arc<[Prefix]>,
 }
 
 /// How a remote prefix is reached.
@@ -187,7 +189,7 @@ impl Topology {
             self.role = Role::Member;
         }
         let all = self.role == Role::Gateway || self.mesh;
-        let mut taken: BTreeSet<Ipv4Addr> = self.own_overlay.into_iter().collect();
+        let mut taken: HashSet<Ipv4Addr> = self.own_overlay.into_iter().collect();
         for other in domain.members.iter().filter(|other| other.node != member.node) {
             self.members.push(other.underlay);
             if !all && self.gateway.as_ref() != Some(&other.node) {
@@ -321,25 +323,25 @@ fn usable(domain: &Domain) -> Option<(&GatewayNode, PublicKey)> {
     Some((gateway, gateway.key?))
 }
 
-/// Addresses that no remote prefix may hold: the node would cut itself off.
-struct Protected(BTreeMap<IpAddr, &'static str>);
+/// Addresses that no remote prefix may hold: the node would cut itself off. Sorted.
+struct Protected(Vec<(IpAddr, &'static str)>);
 
 impl Protected {
     fn of(view: &View, domain: &Domain, local: &Local<'_>) -> Self {
-        let mut addresses = BTreeMap::new();
-        for gateway in view.domains.values().flat_map(|domain| &domain.gateways) {
-            addresses.extend(gateway.address.map(|address| (address, "the tunnel endpoint")));
-        }
-        addresses.extend(local.api_servers.iter().map(|address| (*address, "the API server")));
-        addresses.extend(local.addresses.iter().map(|address| (*address, "this node's address")));
-        addresses.extend(
-            domain.members.iter().map(|member| (member.underlay, "the underlay address of a member,")),
-        );
+        let endpoints = view.domains.values().flat_map(|domain| &domain.gateways);
+        let endpoints = endpoints.filter_map(|gateway| Some((gateway.address?, "the tunnel endpoint")));
+        let servers = local.api_servers.iter().map(|address| (*address, "the API server"));
+        let own = local.addresses.iter().map(|address| (*address, "this node's address"));
+        let members =
+            domain.members.iter().map(|member| (member.underlay, "the underlay address of a member,"));
+        let mut addresses: Vec<_> = members.chain(own).chain(servers).chain(endpoints).collect();
+        addresses.sort_unstable();
         Self(addresses)
     }
 
     fn inside(&self, prefix: &Prefix) -> Option<(String, &'static str)> {
-        let (address, what) = self.0.range(prefix.first()..=prefix.last()).next()?;
+        let at = self.0.partition_point(|(address, _)| *address < prefix.first());
+        let (address, what) = self.0.get(at).filter(|(address, _)| prefix.contains(*address))?;
         Some((
             format!("holds {what} {address}: steering it would cut the node off; refused"),
             "use pod CIDRs apart from the networks of the nodes",

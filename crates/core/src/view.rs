@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use crate::api::Gateway;
 use crate::key::PublicKey;
@@ -74,7 +75,7 @@ pub struct Member {
     /// Hardware address of its VTEP.
     pub mac: Mac,
     /// Its pods' prefixes, sorted; overlapping no other of the view.
-    pub subnets: Box<[Prefix]>,
+    pub subnets: Arc<[Prefix]>,
 }
 
 /// An active tunnel endpoint.

@@ -2,9 +2,9 @@
 //!
 //! Only the MAC is agreed between nodes. Which address stands for a VTEP as a next hop matters on one node alone.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use foldhash::HashSet;
 use sha2::{Digest, Sha256};
 
 use crate::mac::Mac;
@@ -46,7 +46,7 @@ impl Identity {
 
     /// The IPv4 address that stands for a VTEP as a next hop: Raven's, or one of 240.0.0.0/4 made from the MAC, the
     /// next free one where `taken` has it; it is added there.
-    pub fn next_hop(self, mac: Mac, underlay: IpAddr, taken: &mut BTreeSet<Ipv4Addr>) -> Ipv4Addr {
+    pub fn next_hop(self, mac: Mac, underlay: IpAddr, taken: &mut HashSet<Ipv4Addr>) -> Ipv4Addr {
         let [_, _, c, d, e, f] = mac.0;
         let first = match (self, underlay) {
             (Self::NodeIp, IpAddr::V4(address)) => raven_address(address),
@@ -95,7 +95,7 @@ mod tests {
         let mac = Identity::NodeIp.mac("kubernetes", &node("n"), underlay);
         assert_eq!(mac.to_string(), "aa:0f:f0:a8:01:04");
         assert_eq!(Identity::NodeIp.own_address(underlay).unwrap().to_string(), "240.168.1.4");
-        let hop = Identity::NodeIp.next_hop(mac, underlay, &mut BTreeSet::new());
+        let hop = Identity::NodeIp.next_hop(mac, underlay, &mut HashSet::default());
         assert_eq!(hop.to_string(), "240.168.1.4");
     }
 
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn what_raven_takes_for_one_address_is_two() {
-        let mut taken = BTreeSet::new();
+        let mut taken = HashSet::default();
         let mut hop = |address: [u8; 4]| {
             let underlay = IpAddr::from(address);
             let mac = Identity::NodeIp.mac("kubernetes", &node("n"), underlay);
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn the_edges_of_the_range_are_no_next_hops() {
         let mac = Mac([2, 0, 0xff, 0xff, 0xff, 0xff]);
-        let hop = Identity::NodeName.next_hop(mac, IpAddr::from([10, 0, 0, 1]), &mut BTreeSet::new());
+        let hop = Identity::NodeName.next_hop(mac, IpAddr::from([10, 0, 0, 1]), &mut HashSet::default());
         assert_eq!(hop, Ipv4Addr::new(240, 0, 0, 1));
     }
 }

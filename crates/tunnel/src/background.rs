@@ -52,7 +52,7 @@ pub(crate) fn start() -> Result<(), Error> {
 /// Leaves the session of the process that started us.
 pub(crate) fn detach() {
     // Refused only to who leads a session already.
-    drop(nix::unistd::setsid());
+    let _ = nix::unistd::setsid();
 }
 
 /// Tells the waiting process how it went, and lets go of the standard output.
@@ -65,6 +65,6 @@ pub(crate) fn report(result: Result<(), &Error>) {
     });
     drop(output.flush());
     if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
-        drop(nix::unistd::dup2_stdout(null));
+        let _ = nix::unistd::dup2_stdout(null);
     }
 }

@@ -5,8 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
-use std::{io, mem};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use crate::key::PublicKey;
 use crate::metrics::Metrics;
@@ -18,6 +18,8 @@ use crate::prefix::{Prefix, PrefixMap};
 
 /// Handshake messages a second above which their senders must show with a cookie that their address is theirs.
 const HANDSHAKE_LIMIT: u64 = 100;
+/// How often a closing socket is looked at.
+const RELEASE: Duration = Duration::from_millis(1);
 const POISON: &str = "a panic ends the process, so no lock is poisoned";
 
 /// Everything the threads share.
@@ -101,13 +103,11 @@ impl Device {
         Arc::clone(&self.sockets.read().expect(POISON))
     }
 
-    /// Waits for a socket for receiving thread `thread` that is not `old`.
-    pub(crate) fn wait_socket(&self, thread: usize, old: Option<&Arc<Socket>>) -> Arc<Socket> {
+    /// Waits for a socket for receiving thread `thread`.
+    pub(crate) fn wait_socket(&self, thread: usize) -> Arc<Socket> {
         let mut link = self.lock_link();
         loop {
-            if let Some(socket) = self.sockets().get(thread)
-                && !old.is_some_and(|old| Arc::ptr_eq(old, socket))
-            {
+            if let Some(socket) = self.sockets().get(thread) {
                 return Arc::clone(socket);
             }
             link = self.link_changed.wait(link).expect(POISON);
@@ -127,14 +127,14 @@ impl Device {
         change(&mut wanted);
         let open = self.sockets();
         if !wanted.up {
-            self.replace_sockets(&open, Vec::new());
+            self.replace_sockets(open, Vec::new());
         } else if open.is_empty() || wanted.port != link.port {
             // A port already bound (given out for 0, and now asked for by number) is no change.
             if open.first().is_some_and(|socket| socket.port == wanted.port) {
                 self.mark(&open, wanted.fwmark)?;
             } else {
                 let sockets = self.bind(wanted.port, wanted.fwmark)?;
-                self.replace_sockets(&open, sockets);
+                self.replace_sockets(open, sockets);
             }
         } else if wanted.fwmark != link.fwmark {
             self.mark(&open, wanted.fwmark)?;
@@ -159,9 +159,18 @@ impl Device {
         Ok(sockets)
     }
 
-    fn replace_sockets(&self, old: &[Arc<Socket>], new: Vec<Arc<Socket>>) {
+    /// Returns when nobody uses the old sockets any more, so that their port is free.
+    fn replace_sockets(&self, old: Arc<[Arc<Socket>]>, new: Vec<Arc<Socket>>) {
         *self.sockets.write().expect(POISON) = new.into();
-        old.iter().for_each(|socket| socket.wake());
+        // The list counts as a user, too.
+        let sockets: Vec<_> = old.iter().cloned().collect();
+        drop(old);
+        for socket in sockets {
+            while Arc::strong_count(&socket) > 1 {
+                socket.wake();
+                thread::sleep(RELEASE);
+            }
+        }
     }
 
     fn lock_link(&self) -> MutexGuard<'_, Link> {
@@ -290,12 +299,6 @@ impl Table {
         }
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.peers.clear();
-        self.by_index.clear();
-        self.allowed = PrefixMap::default();
-    }
-
     /// Gives a prefix to a peer; another peer that had it loses it.
     pub(crate) fn allow(&mut self, key: &PublicKey, prefix: Prefix) {
         let Some(entry) = self.peers.get_mut(key) else { return };
@@ -325,6 +328,3 @@ impl Table {
         prefixes.iter().for_each(|prefix| self.allow(key, *prefix));
     }
 }
-
-/// Bytes that a peer costs for the tables, for the documentation and the tests.
-pub(crate) const ENTRY: usize = mem::size_of::<Entry>() + mem::size_of::<Peer>();

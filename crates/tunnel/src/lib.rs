@@ -15,6 +15,8 @@
 mod background;
 mod device;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 mod key;
 mod limit;
@@ -29,6 +31,7 @@ pub mod packet;
 mod peer;
 mod prefix;
 mod service;
+mod steering;
 mod sys;
 mod tun;
 mod uapi;

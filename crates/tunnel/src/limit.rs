@@ -50,3 +50,33 @@ impl Limiter {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_burst_and_then_a_rate() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let address = "192.0.2.1".parse().unwrap();
+        let admitted = (0..100).filter(|_| limiter.admit(address, start)).count();
+        assert_eq!(admitted, 5);
+        assert!(limiter.admit("192.0.2.2".parse().unwrap(), start), "others are not held up");
+        let admitted =
+            (1..=1000).filter(|milli| limiter.admit(address, start + Duration::from_millis(*milli))).count();
+        assert_eq!(admitted, 20);
+    }
+
+    #[test]
+    fn addresses_are_forgotten_and_bounded() {
+        let start = Instant::now();
+        let mut limiter = Limiter::new(start);
+        let admitted = (0..20_000u32)
+            .filter(|index| limiter.admit(std::net::Ipv4Addr::from(*index).into(), start))
+            .count();
+        assert_eq!(admitted, ADDRESSES);
+        assert!(limiter.admit("203.0.113.1".parse().unwrap(), start + Duration::from_secs(1)));
+        assert_eq!(limiter.buckets.len(), 1);
+    }
+}

@@ -96,14 +96,18 @@ impl Link {
     fn read(&self, bytes: &[u8]) -> Option<News> {
         let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?;
         match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if link.header.index == self.index => {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                if link.header.index == self.index =>
+            {
                 let mtu = link.attributes.iter().find_map(|attribute| match attribute {
                     LinkAttribute::Mtu(mtu) => Some(*mtu as usize),
                     _ => None,
                 })?;
                 Some(News::State { up: link.header.flags.contains(LinkFlags::Up), mtu })
             }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if link.header.index == self.index => {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+                if link.header.index == self.index =>
+            {
                 Some(News::Gone)
             }
             NetlinkPayload::Error(error) => {

@@ -19,6 +19,16 @@ pub(crate) const INITIATION: u8 = 1;
 pub(crate) const RESPONSE: u8 = 2;
 /// First byte of a cookie reply.
 pub(crate) const COOKIE: u8 = 3;
+/// Bytes of a message of that kind, which is not data.
+pub(crate) fn handshake_length(kind: u8) -> Option<usize> {
+    match kind {
+        INITIATION => Some(LEAST_ROOM),
+        RESPONSE => Some(92),
+        COOKIE => Some(64),
+        _ => None,
+    }
+}
+
 /// Bytes a data message is longer than its packet.
 pub(crate) const OVERHEAD: usize = 32;
 /// Least room an engine wants for what it writes: a handshake initiation.
@@ -98,7 +108,12 @@ impl Identity {
     }
 
     /// Whether a handshake message may go on to an engine; else what to send back, if anything.
-    pub(crate) fn admit<'a>(&self, from: IpAddr, message: &[u8], reply: &'a mut [u8]) -> Result<(), Option<&'a [u8]>> {
+    pub(crate) fn admit<'a>(
+        &self,
+        from: IpAddr,
+        message: &[u8],
+        reply: &'a mut [u8],
+    ) -> Result<(), Option<&'a [u8]>> {
         match self.gate.verify_packet(Some(from), message, reply) {
             Ok(_) => Ok(()),
             Err(TunnResult::WriteToNetwork(cookie)) => Err(Some(cookie)),
@@ -107,7 +122,12 @@ impl Identity {
     }
 
     /// An engine for one peer; `index` is its own 24 bits of receiver indices.
-    pub(crate) fn engine(&self, peer: PublicKey, preshared: Option<&PresharedKey>, index: u32) -> Box<dyn Engine> {
+    pub(crate) fn engine(
+        &self,
+        peer: PublicKey,
+        preshared: Option<&PresharedKey>,
+        index: u32,
+    ) -> Box<dyn Engine> {
         Box::new(Boringtun(Tunn::new(
             self.private.secret().clone(),
             x25519::PublicKey::from(peer.0),
@@ -125,7 +145,9 @@ impl Engine for Boringtun {
     #[inline]
     fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Sealed {
         match self.0.encapsulate(packet, out) {
-            TunnResult::WriteToNetwork(message) if message.first() == Some(&DATA) => Sealed::Message(message.len()),
+            TunnResult::WriteToNetwork(message) if message.first() == Some(&DATA) => {
+                Sealed::Message(message.len())
+            }
             TunnResult::WriteToNetwork(message) => Sealed::Initiation(message.len()),
             _ => Sealed::Waiting,
         }

@@ -221,7 +221,8 @@ impl State {
             if message[0] == crate::noise::RESPONSE {
                 // An initiation does not say where the peer is: it may be an old one, sent again by somebody else.
                 self.endpoint = Some(from);
-                self.confirmed = message.get(8..).and_then(|rest| rest.first_chunk()).map(|b| u32::from_le_bytes(*b));
+                self.confirmed =
+                    message.get(8..).and_then(|rest| rest.first_chunk()).map(|b| u32::from_le_bytes(*b));
                 self.handshake_done();
                 self.send_waiting(outbox, metrics);
             } else if self.endpoint.is_none() {

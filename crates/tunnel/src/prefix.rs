@@ -15,9 +15,9 @@ impl Prefix {
     /// Clears the host bits; none where `length` exceeds the address.
     pub(crate) fn new(address: IpAddr, length: u8) -> Option<Self> {
         let address = match address {
-            IpAddr::V4(v4) if length <= 32 => {
-                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)))
-            }
+            IpAddr::V4(v4) if length <= 32 => IpAddr::V4(Ipv4Addr::from_bits(
+                v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0),
+            )),
             IpAddr::V6(v6) if length <= 128 => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask(length))),
             _ => return None,
         };
@@ -72,11 +72,6 @@ impl<T> PrefixMap<T> {
         lengths[at].1.insert(bits, value)
     }
 
-    pub(crate) fn get(&mut self, prefix: Prefix) -> Option<&T> {
-        let (lengths, bits, length) = self.side(prefix);
-        lengths.iter().find(|(have, _)| *have == length)?.1.get(&bits)
-    }
-
     pub(crate) fn remove(&mut self, prefix: Prefix) -> Option<T> {
         let (lengths, bits, length) = self.side(prefix);
         let at = lengths.iter().position(|(have, _)| *have == length)?;
@@ -109,3 +104,6 @@ impl<T> PrefixMap<T> {
 fn mask(length: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

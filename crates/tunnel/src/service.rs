@@ -22,6 +22,7 @@ use crate::net;
 use crate::net::outbox::Outbox;
 use crate::options::Options;
 use crate::outbound::Outbound;
+use crate::steering;
 use crate::tun::{self, Tun};
 use crate::uapi::server::{self, Server};
 
@@ -49,6 +50,11 @@ impl Service {
         let mut tuns = vec![Arc::new(first)];
         for _ in 1..threads {
             tuns.push(Arc::new(Tun::open(&name, wanted, true)?.0));
+        }
+        if threads > 1
+            && let Err(error) = steering::by_destination(tuns[0].fd())
+        {
+            tracing::warn!(%error, "packets are not steered: the first of a flow may be overtaken by those after them");
         }
         let server = Arc::new(Server::listen(&name)?);
         // Threads inherit this: the signals come here and nowhere else.
@@ -84,6 +90,7 @@ impl Service {
         spawn("control", &ended, move || server.serve(&device).map_err(Error::system("control socket")))?;
         tracing::info!(device = self.device.name, "the tunnel is ready");
         let result = self.watch(&ended);
+        self.server.remove();
         tracing::info!(device = self.device.name, "the tunnel ends");
         result
     }
@@ -184,7 +191,7 @@ impl Ended {
         if let (Err(error), Ok(mut slot)) = (result, self.error.lock()) {
             slot.get_or_insert(error);
         }
-        drop(self.event.write(1));
+        let _ = self.event.write(1);
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
 
@@ -42,11 +42,59 @@ pub(crate) fn tun_attach(tun: BorrowedFd<'_>, name: &str, flags: c_int) -> io::R
 /// Tells the kernel which offloads (TUN_F_*) the reader of a TUN device takes care of.
 pub(crate) fn tun_set_offload(tun: BorrowedFd<'_>, flags: c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
-    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) }).map(drop)
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD as _, libc::c_ulong::from(flags)) })
+        .map(drop)
+}
+
+/// The kernel's `union bpf_attr` as far as BPF_PROG_LOAD needs it (linux/bpf.h).
+#[repr(C)]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+}
+
+/// Loads a program of type BPF_PROG_TYPE_SOCKET_FILTER, which looks at a packet and returns a number.
+pub(crate) fn load_socket_filter(instructions: &[u64]) -> io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: c_int = 5;
+    const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
+    let load = ProgramLoad {
+        kind: BPF_PROG_TYPE_SOCKET_FILTER,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    // SAFETY: the attributes and what they point at outlive the call, with their true lengths; the kernel reads only, and
+    // verifies the program itself.
+    let program =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of::<ProgramLoad>()) };
+    let program = check(program as c_int)?;
+    // SAFETY: the descriptor is new, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// Lets a program choose the queue of each packet of a TUN device.
+pub(crate) fn tun_steer(tun: BorrowedFd<'_>, program: &OwnedFd) -> io::Result<()> {
+    let program: c_int = program.as_raw_fd();
+    // SAFETY: TUNSETSTEERINGEBPF reads one int, which outlives the call.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETSTEERINGEBPF as _, &raw const program) })
+        .map(drop)
 }
 
 /// Sets an integer socket option.
-pub(crate) fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+pub(crate) fn set_option(
+    socket: BorrowedFd<'_>,
+    level: c_int,
+    option: c_int,
+    value: c_int,
+) -> io::Result<()> {
     // SAFETY: pointer and length describe `value`, which outlives the call.
     check(unsafe {
         libc::setsockopt(
@@ -94,8 +142,11 @@ impl SendRing {
             header.msg_hdr.msg_namelen = out.name.len() as _;
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
-            header.msg_hdr.msg_control =
-                if out.control.is_empty() { std::ptr::null_mut() } else { out.control.as_ptr().cast_mut().cast() };
+            header.msg_hdr.msg_control = if out.control.is_empty() {
+                std::ptr::null_mut()
+            } else {
+                out.control.as_ptr().cast_mut().cast()
+            };
             header.msg_hdr.msg_controllen = out.control.len() as _;
             count += 1;
         }
@@ -170,6 +221,7 @@ impl RecvRing {
     }
 
     /// What the last [`receive`](Self::receive) put into slot `index`.
+    #[allow(clippy::unnecessary_cast)] // the lengths have other types with musl
     pub(crate) fn incoming(&self, index: usize) -> Incoming<'_> {
         let header = &self.headers[index];
         let slot = &self.data[index * self.slot..][..self.slot];

@@ -128,3 +128,13 @@ ready() {
         exec 3<>/dev/tcp/127.0.0.1/10265 && printf "GET /readyz HTTP/1.0\r\n\r\n" >&3 && read -r _ code _ <&3 &&
             [[ $code == 200 ]]' 2>/dev/null
 }
+
+# await_tunnels SECONDS: until the domains behind NATs, which begin, have reached the cloud.
+await_tunnels() {
+    local domain end=$((SECONDS + $1))
+    for domain in site box; do
+        until on "pod-$domain-1" ping -n -q -c 1 -W 1 "${pods4[cloud-1]}.10" >/dev/null; do
+            ((SECONDS < end)) || { echo "no tunnel from $domain to cloud after $1 s"; return 1; }
+        done
+    done
+}

@@ -45,8 +45,9 @@ EOF
     done
 }
 
+# A node whose underlay is IPv4 has IPv6 addresses on its pods' side only; the kernel takes one of them for a ClusterIP.
 checks_of_node() {
-    local from=$1 to s4 s6
+    local from=$1 to s4 s6 side6=${pods6[$1]}:ffff:ffff:ffff:ffff
     for to in "${nodes[@]}"; do
         [[ $to != "$from" ]] || continue
         s4=$(node_source4 "$from" "$to") s6=$(node_source6 "$from" "$to")
@@ -54,7 +55,7 @@ checks_of_node() {
 node,v4,node,$from,$to ${pods4[$to]}.10 8080 $small $s4
 node,v6,node,$from,$to ${pods6[$to]}::10 8080 $small $s6
 service,v4,node,$from,$to 10.96.0.${service[$to]} 80 $small $s4
-service,v6,node,$from,$to fd00:10:96::${service[$to]} 80 $small $s6
+service,v6,node,$from,$to fd00:10:96::${service[$to]} 80 $small ${pods6[$from]}::1|$side6
 port,v4,node,$from,$to ${address[$from]} 300${service[$to]} $small $s4
 EOF
     done

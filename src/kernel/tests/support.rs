@@ -126,7 +126,8 @@ pub(super) fn assert_mirror_is_fresh(kernel: &mut Kernel, after: &str) {
         }
         // An IPv6 address that others add is announced later: wait for what is still to come, and fail if nothing does.
         let fds = kernel.fds();
-        let mut polled: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut polled: Vec<PollFd<'_>> =
+            fds.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if poll(&mut polled, PollTimeout::from(20_000_u16)) == Ok(0) {
             return assert_same(kernel.observed(), fresh.observed(), after);
         }

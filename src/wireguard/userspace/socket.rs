@@ -14,6 +14,7 @@ use crate::wireguard::{DEADLINE, Error};
 /// The longest answer that is read, in bytes: some 100,000 peers.
 const LONGEST: usize = 64 << 20;
 
+#[cfg(test)]
 /// Who is behind a device's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listener {
@@ -30,6 +31,7 @@ pub(super) fn path(directory: &Path, device: Device) -> PathBuf {
     directory.join(format!("{device}.sock"))
 }
 
+#[cfg(test)]
 /// Tries a socket.
 pub(super) fn listener(device: Device, path: &Path) -> Result<Listener, Error> {
     match connect(path, Instant::now() + DEADLINE) {

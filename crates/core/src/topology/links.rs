@@ -23,13 +23,13 @@ pub(super) enum Link<'a> {
     Down(Why),
 }
 
-/// Why two domains cannot reach each other.
+/// What two domains that cannot reach each other lack.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Why {
-    NoGatewayHere,
-    NoGatewayThere,
-    NoRelay,
-    NoAddress,
+    GatewayHere,
+    GatewayThere,
+    Relay,
+    Address,
 }
 
 impl<'a> Link<'a> {
@@ -61,15 +61,15 @@ impl<'a> Links<'a> {
 
     /// How another domain is reached.
     pub(super) fn to(&self, other: &DomainName) -> Link<'a> {
-        let Some(own) = self.own else { return Link::Down(Why::NoGatewayHere) };
+        let Some(own) = self.own else { return Link::Down(Why::GatewayHere) };
         let Some((gateway, _)) = self.view.domains.get(other).and_then(usable) else {
-            return Link::Down(Why::NoGatewayThere);
+            return Link::Down(Why::GatewayThere);
         };
         let keepalive = if own.under_nat { KEEPALIVE } else { 0 };
         match (own.under_nat, gateway.under_nat) {
             (_, false) => match gateway.socket() {
                 Some(socket) => Link::Direct { endpoint: Some(socket), keepalive },
-                None => Link::Down(Why::NoAddress),
+                None => Link::Down(Why::Address),
             },
             // It speaks first, and where from is learned then.
             (false, true) => Link::Direct { endpoint: None, keepalive },
@@ -78,7 +78,7 @@ impl<'a> Links<'a> {
             }
             (true, true) => match self.relay {
                 Some((by, gateway, key)) => Link::Relayed { by, gateway, key },
-                None => Link::Down(Why::NoRelay),
+                None => Link::Down(Why::Relay),
             },
         }
     }
@@ -86,16 +86,16 @@ impl<'a> Links<'a> {
     /// Why a link is down, and what to do.
     pub(super) fn explain(&self, why: Why) -> (&'static str, &'static str) {
         match why {
-            Why::NoGatewayHere => ("is not reached: this domain has no active tunnel endpoint", "add one"),
-            Why::NoGatewayThere => (
+            Why::GatewayHere => ("is not reached: this domain has no active tunnel endpoint", "add one"),
+            Why::GatewayThere => (
                 "is not reached: it has no active tunnel endpoint with a public key",
                 "add one, and set its config.publicKey to what `corax key` prints on that node",
             ),
-            Why::NoRelay => (
+            Why::Relay => (
                 "is not reached: both gateways are behind NATs, and no other domain's gateway is public to relay",
                 "give one domain an endpoint with underNAT: false",
             ),
-            Why::NoAddress => ("is not reached: its gateway has no address", "set publicIP"),
+            Why::Address => ("is not reached: its gateway has no address", "set publicIP"),
         }
     }
 

@@ -404,7 +404,7 @@ impl Claims<'_> {
     ) -> Vec<Prefix> {
         let (mut got, refused) = self.list(domain, node, asked);
         if refused && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node)) {
-            for prefix in &old.subnets {
+            for prefix in old.subnets.iter() {
                 if !got.contains(prefix) && self.claim(domain, node, *prefix).is_ok() {
                     got.push(*prefix);
                 }

@@ -7,49 +7,74 @@ use std::sync::atomic::Ordering;
 use crate::device::Device;
 use crate::metrics::Reason;
 use crate::packet::coalesce::{Abilities, Coalescer, MAX_PACKETS};
-use crate::packet::vnet::{self, Header};
+use crate::packet::vnet::Header;
 use crate::tun::Tun;
 
+/// Where frames go.
+pub(crate) trait Sink {
+    /// Takes one frame; the first piece is the virtio header if there is one.
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Whether there is a virtio header, and joined packets of TCP and of UDP may follow it.
+    fn takes(&self) -> (bool, Abilities);
+}
+
+impl Sink for Tun {
+    #[inline]
+    fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write(pieces)
+    }
+
+    fn takes(&self) -> (bool, Abilities) {
+        (self.vnet, Abilities { tcp: self.tso, udp: self.uso })
+    }
+}
+
+/// Each packet for itself.
+const NONE: Abilities = Abilities { tcp: false, udp: false };
 /// Bytes after which packets are written.
 const BUFFER: usize = 128 << 10;
 /// Packets of a batch that are expected; more cost an allocation, once.
 const PACKETS: usize = 2048;
 
 /// One buffer of opened packets and the frames they form.
-pub(super) struct Inbox {
+pub(crate) struct Inbox<S = Tun> {
     device: Arc<Device>,
-    tun: Arc<Tun>,
+    sink: Arc<S>,
+    /// A virtio header stands before each frame.
+    vnet: bool,
     buffer: Box<[u8]>,
     used: usize,
     frames: Coalescer,
 }
 
-impl Inbox {
-    pub(super) fn new(device: Arc<Device>, tun: Arc<Tun>) -> Self {
-        let frames = Coalescer::new(abilities(&device, &tun), PACKETS);
-        Self { device, tun, buffer: vec![0; BUFFER].into(), used: 0, frames }
+impl<S: Sink> Inbox<S> {
+    pub(crate) fn new(device: Arc<Device>, sink: Arc<S>) -> Self {
+        let (vnet, abilities) = sink.takes();
+        let able = vnet && device.gso_writes.load(Ordering::Relaxed);
+        let frames = Coalescer::new(if able { abilities } else { NONE }, PACKETS);
+        Self { device, sink, vnet, buffer: vec![0; BUFFER].into(), used: 0, frames }
     }
 
     /// Whether a train of so many bytes can be opened.
-    pub(super) fn has_room(&self, train: usize) -> bool {
+    pub(crate) fn has_room(&self, train: usize) -> bool {
         self.buffer.len() - self.used >= train
     }
 
     /// Room to open a message of so many bytes.
     #[inline]
-    pub(super) fn room(&mut self, message: usize) -> &mut [u8] {
+    pub(crate) fn room(&mut self, message: usize) -> &mut [u8] {
         &mut self.buffer[self.used..][..message]
     }
 
     /// Takes the packet of `length` bytes that was opened into [`room`](Self::room).
     #[inline]
-    pub(super) fn push(&mut self, length: usize) {
+    pub(crate) fn push(&mut self, length: usize) {
         self.frames.push(&self.buffer, self.used, length);
         self.used += length;
     }
 
     /// Writes everything and is empty afterwards.
-    pub(super) fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         for frame in 0..self.frames.len() {
             self.write_frame(frame);
         }
@@ -63,7 +88,7 @@ impl Inbox {
         let header = self.frames.finish(frame, &mut self.buffer).bytes();
         let mut pieces = [IoSlice::new(&[]); MAX_PACKETS + 1];
         let mut count = 0;
-        if self.tun.vnet {
+        if self.vnet {
             pieces[0] = IoSlice::new(&header);
             count = 1;
         }
@@ -71,7 +96,7 @@ impl Inbox {
             pieces[count] = IoSlice::new(&self.buffer[start..start + length]);
             count += 1;
         }
-        let Err(error) = self.tun.write(&pieces[..count]) else { return };
+        let Err(error) = self.sink.write(&pieces[..count]) else { return };
         if packets == 1 || error.raw_os_error() != Some(libc::EINVAL) {
             return self.failed(&error, packets);
         }
@@ -79,12 +104,12 @@ impl Inbox {
         tracing::warn!(%error, "the TUN device refuses joined packets: one at a time from now on");
         self.device.metrics.fallbacks.add(1);
         self.device.gso_writes.store(false, Ordering::Relaxed);
-        self.frames.set_abilities(abilities(&self.device, &self.tun));
+        self.frames.set_abilities(NONE);
         let plain = Header::PLAIN.bytes();
         let whole = self.frames.separate(frame, &mut self.buffer);
         for (start, length) in whole {
             let packet = IoSlice::new(&self.buffer[start..start + length]);
-            if let Err(error) = self.tun.write(&[IoSlice::new(&plain), packet]) {
+            if let Err(error) = self.sink.write(&[IoSlice::new(&plain), packet]) {
                 self.failed(&error, 1);
             }
         }
@@ -96,8 +121,5 @@ impl Inbox {
     }
 }
 
-fn abilities(device: &Device, tun: &Tun) -> Abilities {
-    let able = tun.vnet && device.gso_writes.load(Ordering::Relaxed);
-    debug_assert!(!able || tun.offset() == vnet::LEN, "joined packets need a header that says so");
-    Abilities { tcp: able && tun.tso, udp: able && tun.uso }
-}
+#[cfg(test)]
+mod tests;

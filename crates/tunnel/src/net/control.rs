@@ -30,7 +30,8 @@ impl<'a> Builder<'a> {
 
     /// ECN bits of the outer header.
     pub(crate) fn ecn(&mut self, v4: bool, ecn: u8) {
-        let (level, kind) = if v4 { (libc::SOL_IP, libc::IP_TOS) } else { (libc::SOL_IPV6, libc::IPV6_TCLASS) };
+        let (level, kind) =
+            if v4 { (libc::SOL_IP, libc::IP_TOS) } else { (libc::SOL_IPV6, libc::IPV6_TCLASS) };
         self.put(level, kind, &c_int::from(ecn).to_ne_bytes());
     }
 
@@ -92,11 +93,14 @@ pub(crate) fn parse(mut control: &[u8]) -> Received {
             // One byte for IPv4, an int for IPv6.
             (libc::SOL_IP, libc::IP_TOS) => received.ecn = data.first().map_or(0, |tos| tos & 3),
             (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
-                received.ecn = data.first_chunk::<4>().map_or(0, |bytes| c_int::from_ne_bytes(*bytes) as u8 & 3);
+                received.ecn =
+                    data.first_chunk::<4>().map_or(0, |bytes| c_int::from_ne_bytes(*bytes) as u8 & 3);
             }
             (libc::SOL_IP, libc::IP_PKTINFO) => {
-                received.local =
-                    data.get(4..).and_then(|data| data.first_chunk::<4>()).map(|bytes| Ipv4Addr::from(*bytes).into());
+                received.local = data
+                    .get(4..)
+                    .and_then(|data| data.first_chunk::<4>())
+                    .map(|bytes| Ipv4Addr::from(*bytes).into());
             }
             // An IPv4 datagram on the socket of both families gives this one too, mapped; the other one tells more.
             (libc::SOL_IPV6, libc::IPV6_PKTINFO) if received.local.is_none() => {

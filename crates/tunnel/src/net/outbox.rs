@@ -121,7 +121,12 @@ impl Outbox {
 
     /// Sends everything and is empty afterwards. What cannot be sent is lost, counted, and told to `failed` where the
     /// sender can do better next time.
-    pub(crate) fn send(&mut self, socket: Option<&Socket>, metrics: &Metrics, mut failed: impl FnMut(Failure)) {
+    pub(crate) fn send(
+        &mut self,
+        socket: Option<&Socket>,
+        metrics: &Metrics,
+        mut failed: impl FnMut(Failure),
+    ) {
         let messages: usize = self.trains.iter().map(|train| train.messages).sum();
         match socket {
             Some(socket) => {
@@ -207,7 +212,8 @@ impl Outbox {
             Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
                 if train.endpoint.source.is_some() =>
             {
-                for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address) {
+                for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address)
+                {
                     train.endpoint.source = None;
                 }
                 failed(Failure { address, kind: FailureKind::Source });
@@ -276,3 +282,6 @@ impl Train {
         builder.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,8 @@ const NONE: u32 = u32::MAX;
 
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
+/// The same flag in the word that holds it.
+const PSH_WORD: u32 = (PSH as u32) << 16;
 const ECE: u8 = 0x40;
 
 /// What may be joined.
@@ -131,7 +133,8 @@ impl Coalescer {
                 return self.add(None, start, length, true);
             }
         };
-        let joinable = (if shape.tcp { self.abilities.tcp } else { self.abilities.udp }) && shape.joinable(packet);
+        let joinable =
+            (if shape.tcp { self.abilities.tcp } else { self.abilities.udp }) && shape.joinable(packet);
         let Some(at) = self.find(buffer, packet, &shape) else {
             return self.add(Some(shape), start, length, !joinable || shape.pushed(packet));
         };
@@ -204,7 +207,8 @@ impl Coalescer {
     /// Takes back what the last [`finish`](Self::finish), of frame `index`, did, and tells where its packets are, one by one.
     pub fn separate(&self, index: usize, buffer: &mut [u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
         let frame = &self.frames[index];
-        let headers = frame.shape.map_or(0, |shape| shape.headers);
+        // A single packet was left as it was.
+        let headers = frame.shape.filter(|_| frame.packets > 1).map_or(0, |shape| shape.headers);
         let head = self.pieces[frame.first as usize].start as usize;
         buffer[head..head + headers].copy_from_slice(&self.before[..headers]);
         self.pieces(index).map(move |(start, length)| {
@@ -216,7 +220,15 @@ impl Coalescer {
         let piece = self.pieces.len() as u32;
         self.pieces.push(Piece { start: start as u32, length: length as u32, next: NONE });
         let payload = shape.map_or(0, |shape| shape.payload);
-        self.frames.push(Frame { first: piece, last: piece, packets: 1, payload, shape, verified: false, closed });
+        self.frames.push(Frame {
+            first: piece,
+            last: piece,
+            packets: 1,
+            payload,
+            shape,
+            verified: false,
+            closed,
+        });
         if shape.is_some() && !closed {
             self.open.rotate_right(1);
             self.open[0] = self.frames.len() as u32 - 1;
@@ -228,13 +240,14 @@ impl Coalescer {
     fn find(&self, buffer: &[u8], packet: &[u8], shape: &Shape) -> Option<usize> {
         self.open.iter().position(|&frame| {
             let Some(frame) = self.frames.get(frame as usize) else { return false };
-            frame.shape.is_some_and(|have| {
-                have.flow == shape.flow && have.tcp == shape.tcp && have.transport == shape.transport && {
-                    let head = &buffer[self.pieces[frame.first as usize].start as usize..];
-                    have.addresses(head) == shape.addresses(packet)
-                        && head[have.transport..have.transport + 4] == packet[shape.transport..shape.transport + 4]
-                }
-            })
+            let Some(have) = frame.shape else { return false };
+            if have.flow != shape.flow || have.tcp != shape.tcp || have.transport != shape.transport {
+                return false;
+            }
+            // Addresses and ports: they end where the ports do, and begin in the middle of the IP header.
+            let head = &buffer[self.pieces[frame.first as usize].start as usize..];
+            let from = if have.transport == ip::V4_HEADER { 12 } else { 8 };
+            (from..have.transport + 4).step_by(4).all(|at| ip::u32_at(head, at) == ip::u32_at(packet, at))
         })
     }
 
@@ -341,7 +354,8 @@ impl Shape {
     #[inline]
     fn checksum_holds(&self, packet: &[u8]) -> bool {
         let protocol = if self.tcp { ip::TCP } else { ip::UDP };
-        let header = self.transport != ip::V4_HEADER || checksum::finish(checksum::add(0, &packet[..ip::V4_HEADER])) == 0;
+        let header = self.transport != ip::V4_HEADER
+            || checksum::finish(checksum::add(0, &packet[..ip::V4_HEADER])) == 0;
         let sum = checksum::pseudo_header(self.addresses(packet), protocol, packet.len() - self.transport);
         header && checksum::finish(checksum::add(sum, &packet[self.transport..])) == 0
     }
@@ -352,12 +366,13 @@ impl Shape {
 fn same_ip(head: &[u8], packet: &[u8], index: u32) -> bool {
     if head[0] >> 4 == 6 {
         // Class, flow label and hop limit.
-        return head[..4] == packet[..4] && head[7] == packet[7];
+        return ip::u32_at(head, 0) == ip::u32_at(packet, 0) && head[7] == packet[7];
     }
     let unfragmentable = head[6] & 0x40 != 0;
     let [first, this] = [ip::u16_at(head, 4), ip::u16_at(packet, 4)];
     head[1] == packet[1]
-        && head[6..9] == packet[6..9]
+        && ip::u16_at(head, 6) == ip::u16_at(packet, 6)
+        && head[8] == packet[8]
         && (this == first.wrapping_add(index as u16) || (unfragmentable && this == first))
 }
 
@@ -365,9 +380,11 @@ fn same_ip(head: &[u8], packet: &[u8], index: u32) -> bool {
 #[inline]
 fn same_tcp(head: &[u8], packet: &[u8], shape: &Shape, payload: usize) -> bool {
     let (head, packet) = (&head[shape.transport..shape.headers], &packet[shape.transport..shape.headers]);
+    let words = |at: usize| ip::u32_at(head, at) == ip::u32_at(packet, at);
+    // Sequence; acknowledgement; header length, flags and window; urgent pointer; options.
     ip::u32_at(packet, 4) == ip::u32_at(head, 4).wrapping_add(payload as u32)
-        && packet[8..13] == head[8..13]
-        && packet[13] & !PSH == head[13] & !PSH
-        && packet[14..16] == head[14..16]
-        && packet[18..] == head[18..]
+        && words(8)
+        && ip::u32_at(packet, 12) & !PSH_WORD == ip::u32_at(head, 12) & !PSH_WORD
+        && ip::u16_at(packet, 18) == ip::u16_at(head, 18)
+        && (20..head.len()).step_by(4).all(words)
 }

@@ -102,7 +102,12 @@ impl Plan {
         }
         let own = if tcp { usize::from(frame[transport + 12] >> 4) * 4 } else { 8 };
         let headers = transport + own;
-        if own < 8 || (tcp && own < 20) || headers > frame.len() || headers > MAX_HEADERS || header.gso_size == 0 {
+        if own < 8
+            || (tcp && own < 20)
+            || headers > frame.len()
+            || headers > MAX_HEADERS
+            || header.gso_size == 0
+        {
             return Err(Malformed);
         }
         let field = transport + offset;

@@ -22,7 +22,8 @@ pub(super) fn apply(device: &Device, set: &Set) -> io::Result<()> {
     if set.replace_peers {
         let named: BTreeSet<PublicKey> = set.peers.iter().map(|peer| peer.key).collect();
         let mut table = device.table_mut();
-        let gone: Vec<_> = table.entries().map(|entry| entry.peer.key).filter(|key| !named.contains(key)).collect();
+        let gone: Vec<_> =
+            table.entries().map(|entry| entry.peer.key).filter(|key| !named.contains(key)).collect();
         gone.iter().for_each(|key| table.remove(key));
     }
     let mut outbox = None;

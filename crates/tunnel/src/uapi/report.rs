@@ -32,7 +32,8 @@ pub(super) fn state(device: &Device) -> Zeroizing<String> {
         if let Some(endpoint) = state.endpoint() {
             line(&mut text, "endpoint", endpoint.address);
         }
-        let handshake = state.last_handshake.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let handshake =
+            state.last_handshake.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
         line(&mut text, "last_handshake_time_sec", handshake.as_secs());
         line(&mut text, "last_handshake_time_nsec", handshake.subsec_nanos());
         line(&mut text, "tx_bytes", state.tx_bytes);

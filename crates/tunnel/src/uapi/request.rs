@@ -142,3 +142,6 @@ fn mark(value: &str) -> Option<u32> {
         None => value.parse().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ const MAX_REQUEST: u64 = 16 << 20;
 /// How long a client may keep its thread waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The socket, removed when dropped if it is still ours.
+/// The socket and its file.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
@@ -67,6 +67,13 @@ impl Server {
         fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode)
     }
 
+    /// Removes the file, if it is still ours.
+    pub(crate) fn remove(&self) {
+        if self.stands() {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+
     /// Answers clients, each in a thread of its own, until the listener fails.
     pub(crate) fn serve(&self, device: &Arc<Device>) -> io::Result<()> {
         loop {
@@ -77,14 +84,6 @@ impl Server {
                     tracing::debug!(%error, "client");
                 }
             })?;
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if self.stands() {
-            drop(fs::remove_file(&self.path));
         }
     }
 }

@@ -1,0 +1,148 @@
+//! `corax cni`: install, uninstall.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use corax_pins::Network;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::conflist::Mode;
+use super::install::{Installation, Report};
+use super::pins::print_imported;
+use super::{Others, Output, Places, table};
+
+/// The CNI plugin on this node
+#[derive(Debug, Clone, Subcommand)]
+pub enum CniCommand {
+    /// Put the plugin into this node's pod network; running pods keep their addresses
+    Install {
+        /// The plugin to install; by default corax-cni beside this program
+        #[arg(long, value_name = "FILE")]
+        plugin: Option<PathBuf>,
+        /// As IPAM, in the chain, or both
+        #[arg(long, value_enum, default_value_t)]
+        mode: Mode,
+        /// Stay, and do it again whenever another tool rewrites the configuration
+        #[arg(long)]
+        watch: bool,
+        /// Where the runtime keeps things
+        #[command(flatten)]
+        node: Node,
+    },
+    /// Take the plugin out; live pods' addresses are written back for host-local first
+    Uninstall {
+        /// Where the runtime keeps things
+        #[command(flatten)]
+        node: Node,
+    },
+}
+
+/// Where the runtime keeps things.
+#[derive(Debug, Clone, Args)]
+pub struct Node {
+    /// The runtime's plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    bin_dir: PathBuf,
+    /// The runtime's network configurations
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    conf_dir: PathBuf,
+    /// Only this network; by default the first configuration's
+    #[arg(long)]
+    network: Option<Network>,
+    /// Table for people, JSON for programs
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+    #[command(flatten)]
+    others: Others,
+    #[command(flatten)]
+    places: Places,
+}
+
+impl Node {
+    fn installation(&self, mode: Mode) -> Installation {
+        let Self { bin_dir, conf_dir, network, others, places, .. } = self.clone();
+        Installation { bin_dir, conf_dir, network, mode, places, others }
+    }
+
+    fn print(&self, reports: &[Report]) -> anyhow::Result<()> {
+        if self.output == Output::Json {
+            for report in reports {
+                println!("{}", serde_json::to_string(report)?);
+            }
+            return Ok(());
+        }
+        let row = |r: &Report| {
+            let back = if r.written_back > 0 { r.written_back.to_string() } else { String::new() };
+            [r.file.display().to_string(), r.network.to_string(), r.outcome.to_owned(), back]
+        };
+        table(["FILE", "NETWORK", "OUTCOME", "WRITTEN BACK"], reports.iter().map(row));
+        let imported: Vec<_> =
+            reports.iter().flat_map(|r| r.imported.iter().map(|i| (r.network.clone(), i.clone()))).collect();
+        if !imported.is_empty() {
+            print_imported(&imported);
+        }
+        Ok(())
+    }
+}
+
+impl CniCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What is in the way, in a sentence.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Install { plugin, mode, watch, node } => install(plugin, mode, watch, &node),
+            Self::Uninstall { node } => uninstall(&node),
+        }
+    }
+}
+
+fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> anyhow::Result<()> {
+    let plugin = match plugin {
+        Some(plugin) => plugin,
+        None => std::env::current_exe()?.with_file_name(crate::TYPE),
+    };
+    let installation = node.installation(mode);
+    // Before the first look, so that nothing is missed between it and the first event.
+    let events = watch.then(|| events(&node.conf_dir)).transpose()?;
+    installation.binary(&plugin)?;
+    let first = installation.configure();
+    let Some(events) = events else {
+        return node.print(&[first?]);
+    };
+    match first {
+        Ok(report) => node.print(&[report])?,
+        Err(error) => eprintln!("{error:#}"),
+    }
+    loop {
+        events.read_events().context("watching the configurations")?;
+        match installation.binary(&plugin).and_then(|_| installation.configure()) {
+            Ok(report) if report.changed => node.print(&[report])?,
+            Ok(_) => {}
+            // Half written, or gone for now: the next event comes.
+            Err(error) => eprintln!("{error:#}"),
+        }
+    }
+}
+
+fn events(directory: &Path) -> anyhow::Result<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
+    inotify.add_watch(directory, flags).with_context(|| directory.display().to_string())?;
+    Ok(inotify)
+}
+
+fn uninstall(node: &Node) -> anyhow::Result<()> {
+    let installation = node.installation(Mode::Auto);
+    let reports = installation.remove()?;
+    node.print(&reports)?;
+    if let Some(live) = installation.remove_binary()? {
+        eprintln!(
+            "{} stays: {live} live sandboxes may need it to be deleted; run this again when they are gone",
+            node.bin_dir.join(crate::TYPE).display()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! Putting the plugin into a node's network, and taking it out, so that no address is given twice on the way.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use corax_pins::hostlocal::HostLocal;
+use corax_pins::import::{self, Imported};
+use corax_pins::{Network, Transaction, runtime, store};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::conflist::{self, Mode};
+use super::{Others, Places};
+use crate::plugin;
+
+/// Where the plugin goes, and how.
+#[derive(Debug, Clone)]
+pub struct Installation {
+    /// The runtime's plugins.
+    pub bin_dir: PathBuf,
+    /// The runtime's network configurations.
+    pub conf_dir: PathBuf,
+    /// Only this network; by default the first file's, as runtimes choose.
+    pub network: Option<Network>,
+    /// What to put in.
+    pub mode: Mode,
+    /// Pins and holds.
+    pub places: Places,
+    /// host-local and the runtime.
+    pub others: Others,
+}
+
+/// What became of a configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Its file.
+    pub file: PathBuf,
+    /// Its network.
+    pub network: Network,
+    /// What happened, in words.
+    pub outcome: &'static str,
+    /// Whether anything did.
+    pub changed: bool,
+    /// Addresses taken over from host-local, or written back for it.
+    pub imported: Vec<Imported>,
+    /// Live holds written back as host-local's files.
+    pub written_back: usize,
+}
+
+/// What is remembered of an edited file: in the state directory, not in the runtime's.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    original: String,
+    written: String,
+}
+
+impl Installation {
+    /// Copies the plugin, where it differs from what is there.
+    ///
+    /// # Errors
+    /// When one cannot be read or the other not written.
+    pub fn binary(&self, from: &Path) -> anyhow::Result<bool> {
+        let bytes = fs::read(from).with_context(|| {
+            format!("plugin {}: give its path by --plugin, or put it beside corax", from.display())
+        })?;
+        let to = self.bin_dir.join(crate::TYPE);
+        if fs::read(&to).is_ok_and(|there| there == bytes) {
+            return Ok(false);
+        }
+        fs::create_dir_all(&self.bin_dir).with_context(|| self.bin_dir.display().to_string())?;
+        replace(&to, &bytes, None, 0o755).with_context(|| to.display().to_string())?;
+        Ok(true)
+    }
+
+    /// Edits the configuration, if it needs it; live pods of host-local are taken over first.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be edited.
+    pub fn configure(&self) -> anyhow::Result<Report> {
+        let Some((file, text)) = self.choose()? else {
+            bail!("no network configuration in {}: install a CNI plugin first", self.conf_dir.display());
+        };
+        let name = || file.display().to_string();
+        let edited = conflist::edit(&text, self.mode, &self.extra()).with_context(name)?;
+        let saved = self.saved(&file);
+        let mut report = Report {
+            file: file.clone(),
+            network: edited.network.clone(),
+            outcome: "in place",
+            changed: edited.changed,
+            imported: Vec::new(),
+            written_back: 0,
+        };
+        let store = self.places.store();
+        let mut transaction = store.begin(plugin::now())?;
+        transaction.retire(&edited.network, false)?;
+        if !edited.changed {
+            return Ok(report);
+        }
+        if edited.ipam {
+            let data = edited.data_dir.as_ref().map_or(self.others.host_local_dir.as_path(), Path::new);
+            let before = HostLocal::new(data, &edited.network, &self.others.cache_dir);
+            report.imported = import::host_local(&mut transaction, &edited.network, &before)?;
+        }
+        let memory = Saved { original: text, written: edited.text.clone() };
+        self.save(&file, &memory).context("the original cannot be kept")?;
+        replace(&file, edited.text.as_bytes(), Some(&file), 0o644).with_context(name)?;
+        report.outcome = match saved {
+            None => "edited",
+            Some(_) => "rewritten by another tool, edited again",
+        };
+        Ok(report)
+    }
+
+    /// Takes us out of every configuration; live holds are written back as host-local's files first.
+    ///
+    /// # Errors
+    /// When something cannot be written; what was done before stays done.
+    pub fn remove(&self) -> anyhow::Result<Vec<Report>> {
+        let store = self.places.store();
+        let mut reports = Vec::new();
+        for (file, text) in self.files()? {
+            let Ok((network, true)) = conflist::inspect(&text) else { continue };
+            if self.network.as_ref().is_some_and(|only| *only != network) {
+                continue;
+            }
+            let saved = self.saved(&file);
+            let (restored, outcome) = match saved {
+                Some(saved) if saved.written == text => (saved.original, "original restored"),
+                _ => (conflist::revert(&text)?, "taken out"),
+            };
+            let mut transaction = store.begin(plugin::now())?;
+            // From here on, until the runtime reads the new file, ADD answers "try again".
+            transaction.retire(&network, true)?;
+            let done = self.data_dir(&text).and_then(|data| {
+                let written = write_back(&transaction, &network, &data)?;
+                replace(&file, restored.as_bytes(), Some(&file), 0o644)
+                    .with_context(|| file.display().to_string())?;
+                Ok(written)
+            });
+            let written_back = match done {
+                Ok(written) => written,
+                Err(error) => {
+                    transaction.retire(&network, false)?;
+                    return Err(error);
+                }
+            };
+            let _ = fs::remove_file(self.memory(&file));
+            reports.push(Report {
+                file,
+                network,
+                outcome,
+                changed: true,
+                imported: Vec::new(),
+                written_back,
+            });
+        }
+        Ok(reports)
+    }
+
+    /// Removes the plugin, unless a sandbox may still need it for its DEL.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_binary(&self) -> anyhow::Result<Option<usize>> {
+        let store = self.places.store();
+        let holds = corax_pins::Snapshot::read(&store).holds;
+        let live = holds.iter().filter(|hold| store::lives(hold)).count();
+        if live > 0 {
+            return Ok(Some(live));
+        }
+        match fs::remove_file(self.bin_dir.join(crate::TYPE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(None),
+        }
+    }
+
+    fn extra(&self) -> Map<String, Value> {
+        let differing = [
+            ("stateDir", &self.places.state_dir, store::STATE),
+            ("runDir", &self.places.run_dir, store::RUN),
+            ("cacheDir", &self.others.cache_dir, runtime::CACHE),
+        ];
+        let differing = differing.into_iter().filter(|(_, is, usual)| is.as_path() != Path::new(usual));
+        differing.map(|(key, is, _)| (key.to_owned(), is.display().to_string().into())).collect()
+    }
+
+    /// Configurations in the order in which runtimes read them.
+    fn files(&self) -> anyhow::Result<Vec<(PathBuf, String)>> {
+        let entries = fs::read_dir(&self.conf_dir).with_context(|| self.conf_dir.display().to_string())?;
+        let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        let kinds = ["conf", "conflist", "json"];
+        paths.retain(|path| path.extension().and_then(|e| e.to_str()).is_some_and(|e| kinds.contains(&e)));
+        paths.sort();
+        Ok(paths
+            .into_iter()
+            .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
+            .collect())
+    }
+
+    fn choose(&self) -> anyhow::Result<Option<(PathBuf, String)>> {
+        let wanted = |text: &str| match (conflist::inspect(text), &self.network) {
+            (Ok((network, _)), Some(only)) => network == *only,
+            (Ok(_), None) => true,
+            (Err(_), _) => false,
+        };
+        Ok(self.files()?.into_iter().find(|(_, text)| wanted(text)))
+    }
+
+    fn data_dir(&self, text: &str) -> anyhow::Result<PathBuf> {
+        let edited = conflist::edit(text, Mode::Auto, &Map::new())?;
+        Ok(edited.data_dir.map_or(self.others.host_local_dir.clone(), PathBuf::from))
+    }
+
+    fn memory(&self, file: &Path) -> PathBuf {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        self.places.state_dir.join("cni").join(format!("{name}.saved"))
+    }
+
+    fn saved(&self, file: &Path) -> Option<Saved> {
+        serde_json::from_slice(&fs::read(self.memory(file)).ok()?).ok()
+    }
+
+    fn save(&self, file: &Path, saved: &Saved) -> anyhow::Result<()> {
+        let path = self.memory(file);
+        fs::create_dir_all(path.parent().context("state directory")?)?;
+        Ok(replace(&path, &serde_json::to_vec_pretty(saved)?, None, 0o600)?)
+    }
+}
+
+/// Writes the live holds of a network into host-local's directory. Addresses of another IPAM are not host-local's affair.
+pub(super) fn write_back(
+    transaction: &Transaction<'_>,
+    network: &Network,
+    data: &Path,
+) -> anyhow::Result<usize> {
+    let live: Vec<_> = transaction.live(network).into_iter().filter(|hold| !hold.seen).collect();
+    let all = live.iter().flat_map(|hold| hold.addresses.iter().map(|&address| (address, &hold.attachment)));
+    let directory = HostLocal::new(data, network, Path::new(runtime::CACHE));
+    let written = directory.write(all, crate::config::LOCK_TIMEOUT);
+    written
+        .with_context(|| format!("live holds cannot be written back to {}", directory.directory().display()))
+}
+
+/// Puts bytes at a path so that a reader, and a crash, finds the old file or the new one; mode and owner as `like` has.
+fn replace(path: &Path, bytes: &[u8], like: Option<&Path>, mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    // A name that no runtime takes for a configuration or a plugin.
+    let beside = path.with_file_name(format!(".{name}.corax-new"));
+    let written = (|| {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        match like.and_then(|like| fs::metadata(like).ok()) {
+            Some(like) => {
+                file.set_permissions(fs::Permissions::from_mode(like.mode()))?;
+                fchown(&file, Some(like.uid()), Some(like.gid()))?;
+            }
+            None => file.set_permissions(fs::Permissions::from_mode(mode))?,
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&beside, path)?;
+        fs::File::open(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}

@@ -1,0 +1,24 @@
+//! The CNI plugin `corax-cni`, and with the feature `cli` the commands that install it and look after pins.
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | [`plugin`] | one call: environment and configuration in, result or error out |
+//! | `plugin::ipam` | the verbs as IPAM, under a main plugin |
+//! | `plugin::chain` | the verbs in a chain, after one |
+//! | `plugin::route_mtu` | the MTU of a pod's routes |
+//! | [`config`] | the network configuration |
+//! | `cli` | `corax cni` and `corax pins` |
+//!
+//! There is no runtime and no client of anything in the plugin: it reads two files, writes one or two, and ends.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod config;
+pub mod plugin;
+
+#[cfg(feature = "cli")]
+pub use cli::{CniCommand, PinsCommand};
+
+/// What the plugin is called in configurations.
+pub const TYPE: &str = "corax-cni";

@@ -1,0 +1,165 @@
+//! A node changes over from host-local, and back: running pods keep what they have and no address is given twice.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on ends
+
+#[path = "support/node.rs"]
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use common::{Answer, Node, commands};
+use serde_json::{Value, json};
+
+const CONF: &str = "/run/conf/10-pods.conflist";
+const INSTALL: [&str; 8] =
+    ["cni", "install", "--conf-dir", "/run/conf", "--plugin", common::PLUGIN, "-o", "json"];
+const UNINSTALL: [&str; 6] = ["cni", "uninstall", "--conf-dir", "/run/conf", "-o", "json"];
+
+fn original() -> String {
+    let ipam = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.1.0.0/28" }]] });
+    let bridge = json!({ "type": "bridge", "bridge": "cni0", "isGateway": true, "ipam": ipam });
+    json!({ "cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, { "type": "tuning" }] }).to_string()
+}
+
+fn verb(node: &Node, verb: &str, container: &str, pod: &str) -> Answer {
+    let (netns, name) = (format!("/run/netns/{container}"), format!("K8S_POD_NAME={pod}"));
+    node.libcni(
+        verb,
+        &[CONF, container, &netns, "eth0", "IgnoreUnknown=1", "K8S_POD_NAMESPACE=default", &name],
+    )
+}
+
+fn start(node: &Node, container: &str, pod: &str) -> String {
+    node.netns(container);
+    let answer = verb(node, "add", container, pod);
+    assert!(answer.ok, "{answer:?}");
+    answer.ips().remove(0)
+}
+
+fn stop(node: &Node, container: &str, pod: &str) {
+    let answer = verb(node, "del", container, pod);
+    assert!(answer.ok, "{answer:?}");
+    node.sh(&format!("ip netns delete {container}"));
+}
+
+#[test]
+fn a_running_pod_keeps_its_address_there_and_back() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    let homes = [start(&node, "a1", "a"), start(&node, "b1", "b"), start(&node, "c1", "c")];
+    stop(&node, "b1", "b");
+    node.sh("ip netns delete c1"); // dies without a DEL: host-local would leak its address
+
+    let installed = node.commands(&INSTALL);
+    assert!(installed.ok, "{installed:?}");
+    let outcomes: Vec<_> =
+        installed.json["imported"].as_array().unwrap().iter().map(|i| (&i["pod"], &i["outcome"])).collect();
+    assert_eq!(
+        outcomes,
+        [(&json!("default/a"), &json!("pinned-and-held")), (&json!("default/c"), &json!("pinned"))]
+    );
+    let config: Value = serde_json::from_str(&node.read(CONF)).unwrap();
+    assert_eq!(config["cniVersion"], "0.4.0");
+    assert_eq!(config["plugins"][0]["ipam"]["type"], "corax-cni");
+    assert_eq!(node.commands(&INSTALL).json["changed"], false, "again changes nothing");
+
+    assert!(verb(&node, "check", "a1", "a").ok);
+    stop(&node, "a1", "a");
+    assert_eq!(start(&node, "a2", "a"), homes[0]);
+    assert_eq!(start(&node, "c2", "c"), homes[2]);
+    let listed = node.commands(&["pins", "list"]);
+    assert!(listed.ok && listed.text.contains("held") && listed.text.contains("10.1.0.2"), "{listed:?}");
+
+    let removed = node.commands(&UNINSTALL);
+    assert!(removed.ok, "{removed:?}");
+    assert_eq!(removed.json["written_back"], 2);
+    assert_eq!(node.read(CONF), original(), "to the byte");
+    assert!(removed.errors.contains("stays: 2 live sandboxes"), "{removed:?}");
+    let written = node.read(&format!("/var/lib/cni/networks/pods/{}", homes[0]));
+    assert_eq!(written, "a2\r\neth0", "as host-local writes it");
+    let new: Vec<_> = (0..5).map(|n| start(&node, &format!("n{n}"), &format!("n{n}"))).collect();
+    assert!(
+        !new.contains(&homes[0]) && !new.contains(&homes[2]),
+        "{new:?} under host-local, {homes:?} still live"
+    );
+    stop(&node, "a2", "a");
+    stop(&node, "c2", "c");
+    assert!(node.commands(&UNINSTALL).ok);
+    assert!(!node.path("/opt/cni/bin/corax-cni").exists(), "nobody needs it any more");
+}
+
+#[test]
+fn one_changed_word_is_enough() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    let a = start(&node, "a1", "a");
+    node.write(CONF, &original().replace("host-local", "corax-cni"));
+    for n in 0..12 {
+        assert_ne!(start(&node, &format!("n{n}"), &format!("n{n}")), a, "host-local gave it to a");
+    }
+    stop(&node, "a1", "a");
+    assert_eq!(start(&node, "x1", "x"), a, "a's DEL freed it, for host-local too");
+    assert!(!node.path(&format!("/var/lib/cni/networks/pods/{a}")).exists());
+}
+
+#[test]
+fn between_uninstall_and_the_runtimes_reload_an_add_says_try_again() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    assert!(node.commands(&INSTALL).ok);
+    let ours = node.read(CONF);
+    start(&node, "a1", "a");
+    assert!(node.commands(&UNINSTALL).ok);
+    node.write("/run/conf/old", &ours);
+    node.netns("b1");
+    let answer = node.libcni("add", &["/run/conf/old", "b1", "/run/netns/b1", "eth0"]);
+    assert_eq!(answer.code(), 11, "{answer:?}");
+    assert!(node.libcni("del", &["/run/conf/old", "a1", "/run/netns/a1", "eth0"]).ok);
+}
+
+#[test]
+fn a_file_that_another_tool_rewrites_is_edited_again_and_that_is_reported() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    let mut arguments = INSTALL.to_vec();
+    arguments.push("--watch");
+    let mut watch = node.command(commands()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["outcome"], "edited");
+    let other = original().replace("tuning", "portmap");
+    node.write("/run/conf/.new", &other);
+    node.sh(&format!("mv /run/conf/.new {CONF}"));
+    assert_eq!(next()["outcome"], "rewritten by another tool, edited again");
+    let config: Value = serde_json::from_str(&node.read(CONF)).unwrap();
+    assert_eq!(config["plugins"][0]["ipam"]["type"], "corax-cni");
+    assert_eq!(config["plugins"][1]["type"], "portmap");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    assert!(node.commands(&UNINSTALL).ok);
+    assert_eq!(node.read(CONF), other, "the other tool's is the original now");
+}
+
+#[test]
+fn pins_move_by_export_and_import_and_end_by_release() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    assert!(node.commands(&INSTALL).ok);
+    let a = start(&node, "a1", "a");
+    let exported = node.commands(&["pins", "export"]);
+    node.write("/run/pins.json", &exported.text);
+    let refused = node.commands(&["pins", "release", "default/a"]);
+    assert!(!refused.ok && refused.errors.contains("is still held by container a1"), "{refused:?}");
+    stop(&node, "a1", "a");
+    assert!(node.commands(&["pins", "release", "default/a"]).ok);
+    assert_eq!(node.commands(&["pins", "list", "-o", "json"]).json, json!([]));
+    assert!(
+        node.commands(&["pins", "import", "--from", "/run/pins.json"]).text.contains("1 of 1 pins are new")
+    );
+    assert_eq!(node.commands(&["pins", "import", "--from", "/run/pins.json"]).text, "0 of 1 pins are new\n");
+    assert_eq!(start(&node, "a2", "a"), a);
+    assert!(node.commands(&["pins", "export", "--host-local", "/run/back"]).ok);
+    assert_eq!(node.read(&format!("/run/back/pods/{a}")), "a2\r\neth0");
+    assert!(!node.commands(&["pins", "release", "default/nobody"]).ok);
+}

@@ -1,0 +1,64 @@
+//! What can go wrong, in words a user can act on.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::names::{ContainerId, Network, PinId, PodName};
+
+/// Why something could not be done to pins or holds.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the message is the documentation
+pub enum Error {
+    #[error("{path} is locked for more than {} ms: its holder is stuck or stopped", after.as_millis())]
+    Locked { path: PathBuf, after: Duration },
+    #[error("{address} is still held by container {container}{}", of_pod(pod.as_ref()))]
+    Held { address: IpAddr, container: ContainerId, pod: Option<PodName> },
+    #[error("{address} is in use by container {container} according to host-local's files")]
+    HeldByHostLocal { address: IpAddr, container: String },
+    #[error("network {network} is being handed over to another IPAM plugin")]
+    Retired { network: Network },
+    #[error("no address is left in {set}: every one is held, or pinned to a pod of this node")]
+    Exhausted { set: String },
+    #[error("requested address {address} is in none of the ranges, or reserved")]
+    NotInRanges { address: IpAddr },
+    #[error("requested addresses {0} and {1} are of one range set: a pod gets one of each")]
+    SameSet(IpAddr, IpAddr),
+    #[error("requested address {address} is pinned to pod {pod} of this node")]
+    Pinned { address: IpAddr, pod: PodName },
+    #[error("the pin cannot be made durable: {path}: {source}; free the disk or make it writable")]
+    NotDurable { path: PathBuf, source: io::Error },
+    #[error("the hold cannot be written: {path}: {source}")]
+    NotHeld { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("container {container} holds nothing on network {network} by interface {interface}")]
+    NoHold { network: Network, container: ContainerId, interface: String },
+    #[error("container {container} holds {held}, but its result says {said}")]
+    Differs { container: ContainerId, held: String, said: String },
+    #[error("pod {} has no pin on network {} for {}", .0.pod, .0.network, .0.interface)]
+    NoPin(PinId),
+    #[error("{path} is no list of pins: {reason}")]
+    NotAList { path: PathBuf, reason: String },
+}
+
+impl Error {
+    /// Whether the same request may succeed later with nothing but time passing (CNI error 11).
+    pub fn passes(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked { .. } | Self::Held { .. } | Self::HeldByHostLocal { .. } | Self::Retired { .. }
+        )
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        |source| Self::Io { path, source }
+    }
+}
+
+fn of_pod(pod: Option<&PodName>) -> String {
+    pod.map(|pod| format!(" of pod {pod}")).unwrap_or_default()
+}

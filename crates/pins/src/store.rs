@@ -1,0 +1,434 @@
+//! The shell around the decisions: one transaction is lock, read, decide, write.
+
+mod outside;
+mod spool;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::book::Book;
+use crate::choose::World;
+use crate::decide::{self, Entry, Plan};
+use crate::error::Error;
+use crate::holds::{Change, Hold, Holds, Synced};
+use crate::hostlocal::HostLocal;
+use crate::journal::{self, Journal};
+use crate::lock::Lock;
+use crate::names::{Attachment, ContainerId, Interface, Network, PinId};
+use crate::pods::PodList;
+use crate::range::Ranges;
+use crate::{Answer, Request, heal};
+
+pub use crate::decide::Part;
+use outside::Files;
+pub use outside::{identity, lives};
+
+/// Where pins are kept unless a configuration says otherwise.
+pub const STATE: &str = "/var/lib/corax";
+/// Where holds are kept unless a configuration says otherwise.
+pub const RUN: &str = "/run/corax";
+/// The pins log, in the state directory.
+pub const PINS: &str = "pins";
+/// The holds log, in the run directory.
+pub const HOLDS: &str = "holds";
+const LOCK: &str = "lock";
+
+/// Which records are worth writing the holds anew: more than this and four times what still counts.
+const HOLDS_SMALL: usize = 256;
+/// Bytes a STATUS tries to append: more than any one record.
+const PROBE: usize = 512;
+
+/// A node's pins and holds.
+#[derive(Debug, Clone)]
+pub struct Store {
+    state: PathBuf,
+    run: PathBuf,
+    boot: String,
+    deadline: Duration,
+}
+
+impl Store {
+    /// The store of two directories. `boot` identifies this boot (`/proc/sys/kernel/random/boot_id`): holds of another
+    /// count for nothing. `deadline` is how long a transaction waits for the lock.
+    pub fn new(state: &Path, run: &Path, boot: &str, deadline: Duration) -> Self {
+        let boot = crate::record::escape(boot.trim());
+        Self { state: state.to_owned(), run: run.to_owned(), boot, deadline }
+    }
+
+    /// The directory of pins and pod list.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The directory of the holds.
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    pub(crate) fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Takes the lock and reads what is there. `now` is unix time in seconds, for people to read.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] when the lock is not free in time; [`Error::Io`] when the run directory cannot be used.
+    pub fn begin(&self, now: u64) -> Result<Transaction<'_>, Error> {
+        journal::make_directory(&self.run).map_err(Error::io(&self.run))?;
+        let lock = Lock::take(&self.run.join(LOCK), self.deadline)?;
+        let mut notes = Vec::new();
+        let held = Journal::open(&self.run.join(HOLDS), &mut notes);
+        let mut holds = Holds::replay(&held.bytes, &self.boot);
+        if holds.damaged > 0 {
+            let n = holds.damaged;
+            notes.push(format!("{n} records of {} were damaged and are lost", held.path.display()));
+        }
+        if holds.stale {
+            let (boot, process) = (&self.boot, std::process::id());
+            holds.epoch = format!("{boot}.{now:x}.{process:x}");
+        }
+        let log = Journal::open(&self.state.join(PINS), &mut notes);
+        let mut transaction = Transaction { store: self, _lock: lock, log, held, holds, now, notes };
+        transaction.absorb();
+        Ok(transaction)
+    }
+}
+
+/// Exclusive use of the store, until dropped.
+#[derive(Debug)]
+pub struct Transaction<'s> {
+    store: &'s Store,
+    _lock: Lock,
+    log: Journal,
+    held: Journal,
+    holds: Holds,
+    now: u64,
+    notes: Vec<String>,
+}
+
+impl Transaction<'_> {
+    /// What was lost or put right on the way, in sentences; each is told once.
+    pub fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Gives a container its addresses: its pod's, or new ones. On disk, where they are pinned, when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Held`] and others that pass; [`Error::Exhausted`]; [`Error::NotDurable`] when a new pin cannot be written.
+    pub fn add(
+        &mut self,
+        ranges: &Ranges,
+        request: &Request,
+        before: Option<&HostLocal>,
+    ) -> Result<Answer, Error> {
+        let network = request.attachment.network.clone();
+        let now = self.now;
+        self.run(&network, before, |world| decide::add(world, ranges, request, now))
+    }
+
+    /// Records what addresses another IPAM gave a container.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`] when that is news and cannot be written.
+    pub fn observe(&mut self, request: &Request, addresses: &[IpAddr]) -> Result<Answer, Error> {
+        let now = self.now;
+        let network = &request.attachment.network;
+        self.run(network, None, |world| Ok(decide::observe(world, request, addresses, now)))
+    }
+
+    /// Frees what a container holds by an interface. The pin stays.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] when the holds cannot be written. A release that cannot be logged is no error.
+    pub fn del(&mut self, own: &Attachment, part: Part, before: Option<&HostLocal>) -> Result<(), Error> {
+        if let Some(before) = before {
+            before.remove(own);
+        }
+        self.run(&own.network, None, |world| Ok(((), decide::del(world, own, part))))
+    }
+
+    /// Frees what a container holds by an interface on whatever network: for a DEL that does not say which.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] when the holds cannot be written.
+    pub fn del_everywhere(&mut self, container: &ContainerId, interface: &Interface) -> Result<(), Error> {
+        let own = |a: &&Attachment| a.container == *container && a.interface == *interface;
+        let all: Vec<_> = self.holds.all.keys().filter(own).cloned().collect();
+        all.iter()
+            .try_for_each(|a| self.del(a, Part::Given, None).and_then(|()| self.del(a, Part::Seen, None)))
+    }
+
+    /// Frees what is held on a network by others than the valid attachments. Answers how many holds that were.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] when the holds cannot be written.
+    pub fn gc(
+        &mut self,
+        network: &Network,
+        valid: &BTreeSet<(ContainerId, Interface)>,
+        part: Part,
+        before: Option<&HostLocal>,
+    ) -> Result<usize, Error> {
+        if let Some(before) = before {
+            let named = |r: &crate::hostlocal::Reservation| {
+                valid.iter().any(|(container, interface)| {
+                    r.container == container.as_str()
+                        && r.interface.as_deref().is_none_or(|i| i == interface.as_str())
+                })
+            };
+            for stale in before.reservations().iter().filter(|r| !named(r)) {
+                before.forget(stale.address);
+            }
+        }
+        self.run(network, None, |world| {
+            let plan = decide::gc(world, valid, part);
+            Ok((plan.holds.len(), plan))
+        })
+    }
+
+    /// Whether a container still holds the addresses its result says (empty: any).
+    ///
+    /// # Errors
+    /// [`Error::NoHold`] or [`Error::Differs`].
+    pub fn check(&mut self, own: &Attachment, said: &[IpAddr]) -> Result<(), Error> {
+        self.run(&own.network, None, |world| Ok((decide::check(world, own, said)?, Plan::default())))
+    }
+
+    /// Whether any pod could be added to a network: a new one, or one that comes home. Without ranges, whether one could be
+    /// recorded.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn status(
+        &mut self,
+        network: &Network,
+        ranges: Option<&Ranges>,
+        before: Option<&HostLocal>,
+    ) -> Result<(), Error> {
+        if self.holds.retired.get(network) == Some(&true) && ranges.is_some() {
+            return Err(Error::Retired { network: network.clone() });
+        }
+        if self.holds.stale {
+            self.write_holds(&[])?;
+        }
+        let torn = self.holds.torn.take();
+        self.held.probe(PROBE, torn, false).map_err(|source| self.not_held(source))?;
+        let torn = Book::replay(&self.log.bytes).torn;
+        let log = self.log.probe(PROBE, torn, true).map_err(|source| self.not_durable(source));
+        let Some(ranges) = ranges else {
+            let known = !Book::replay(&self.log.bytes).pins.is_empty();
+            return if known { Ok(()) } else { log };
+        };
+        self.run(network, before, |world| Ok((decide::status(world, ranges, log)?, Plan::default())))
+    }
+
+    /// Ends a pin. One whose container lives ends only by `force`; its container then keeps the address unpinned.
+    ///
+    /// # Errors
+    /// [`Error::NoPin`], [`Error::Held`], or [`Error::NotDurable`].
+    pub fn release(&mut self, id: &PinId, force: bool) -> Result<(), Error> {
+        let key = id.words();
+        let mut holds = Vec::new();
+        for hold in self.holds.all.values().filter(|hold| hold.pin().as_ref() == Some(id)) {
+            if !lives(hold) {
+                holds.push(Change::Free(hold.attachment.clone()));
+            } else if force {
+                holds.push(Change::Hold(Hold { pod: None, uid: None, ..hold.clone() }));
+            } else if let Some(&address) = hold.addresses.first() {
+                let container = hold.attachment.container.clone();
+                return Err(Error::Held { address, container, pod: hold.pod.clone() });
+            }
+        }
+        if !Book::replay(&self.log.bytes).pins.contains_key(key.as_str()) {
+            return Err(Error::NoPin(id.clone()));
+        }
+        // The holds first: a hold that still names the pod would bring the pin back.
+        self.write_holds(&holds)?;
+        let plan = Plan { durable: vec![Entry::End(key)], ..Plan::default() };
+        self.run(&id.network, None, |_| Ok(((), plan)))
+    }
+
+    /// Hands a network over to another IPAM, or takes it back: while it is handed over, ADD answers [`Error::Retired`].
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] when that cannot be written.
+    pub fn retire(&mut self, network: &Network, on: bool) -> Result<(), Error> {
+        self.write_holds(&[Change::Retired(network.clone(), on)])
+    }
+
+    /// Holds whose containers may live.
+    pub fn live(&self, network: &Network) -> Vec<Hold> {
+        self.holds.of_network(network).filter(|hold| lives(hold)).cloned().collect()
+    }
+
+    /// Makes a pin, and a hold where its container lives, as an import says; what is known already is left alone.
+    pub(crate) fn adopt(
+        &mut self,
+        pin: Option<(PinId, Vec<IpAddr>)>,
+        hold: Option<Hold>,
+    ) -> Result<bool, Error> {
+        let known = |hold: &Hold| self.holds.all.contains_key(&hold.attachment);
+        let holds: Vec<_> = hold.filter(|hold| !known(hold)).map(Change::Hold).into_iter().collect();
+        let held = !holds.is_empty();
+        let network = pin.as_ref().map(|(id, _)| id.network.clone());
+        let pinned = match network {
+            Some(network) => self.adopt_pins(&network, pin.into_iter().collect())?,
+            None => 0,
+        };
+        self.write_holds(&holds)?;
+        Ok(held || pinned > 0)
+    }
+
+    /// Makes pins of one network, in one write. Answers how many were not known before and could be had.
+    pub(crate) fn adopt_pins(
+        &mut self,
+        network: &Network,
+        pins: Vec<(PinId, Vec<IpAddr>)>,
+    ) -> Result<usize, Error> {
+        self.run(network, None, |world| {
+            let mut plan = Plan::default();
+            let mut given = BTreeSet::new();
+            for (id, addresses) in pins {
+                let key = id.words();
+                let free = |a: &IpAddr| !given.contains(a) && !world.index().by_address.contains_key(a);
+                if !world.book.pins.contains_key(key.as_str()) && addresses.iter().all(free) {
+                    given.extend(addresses.iter().copied());
+                    plan.durable.push(Entry::Pin { key, addresses, seen: false });
+                }
+            }
+            Ok((plan.durable.len(), plan))
+        })
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// Replays, decides, and makes what was decided true.
+    fn run<T>(
+        &mut self,
+        network: &Network,
+        before: Option<&HostLocal>,
+        verb: impl FnOnce(&World<'_>) -> Result<(T, Plan), Error>,
+    ) -> Result<T, Error> {
+        let bytes = Rc::clone(&self.log.bytes);
+        let book = Book::replay(&bytes);
+        let pods = PodList::read(&self.store.state);
+        let outside = Files::new(before, network);
+        let (answer, plan) = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside))?;
+        if let Some(before) = before {
+            for change in &plan.holds {
+                if let Change::Free(dead) = change {
+                    before.remove(dead);
+                }
+            }
+        }
+        self.apply(&book, pods.as_ref(), &plan)?;
+        let crowded = heal::worth(&book, &self.holds, pods.as_ref());
+        drop(book);
+        drop(bytes);
+        if crowded && !(plan.durable.is_empty() && plan.best_effort.is_empty()) {
+            self.compact(pods.as_ref());
+        }
+        Ok(answer)
+    }
+
+    fn not_durable(&self, source: io::Error) -> Error {
+        Error::NotDurable { path: self.log.path.clone(), source }
+    }
+
+    fn not_held(&self, source: io::Error) -> Error {
+        Error::NotHeld { path: self.held.path.clone(), source }
+    }
+
+    fn apply(&mut self, book: &Book<'_>, pods: Option<&PodList>, plan: &Plan) -> Result<(), Error> {
+        let mut changes = plan.holds.clone();
+        if !plan.durable.is_empty() {
+            self.write_log(book, pods, plan, true).map_err(|source| self.not_durable(source))?;
+            changes.push(self.synced());
+        } else {
+            if !plan.best_effort.is_empty()
+                && let Err(error) = self.write_log(book, pods, plan, false)
+            {
+                self.notes.push(format!("not logged in {}: {error}", self.log.path.display()));
+            }
+            let on_disk = self.holds.synced.filter(|s| s.inode == self.log.inode).map_or(0, |s| s.length);
+            if plan.rests_on as u64 > on_disk {
+                self.log.sync().map_err(|source| self.not_durable(source))?;
+                changes.push(self.synced());
+            }
+        }
+        self.write_holds(&changes)
+    }
+
+    fn synced(&self) -> Change {
+        Change::Synced(Synced { inode: self.log.inode, length: self.log.length() })
+    }
+
+    fn write_log(
+        &mut self,
+        book: &Book<'_>,
+        pods: Option<&PodList>,
+        plan: &Plan,
+        durable: bool,
+    ) -> io::Result<()> {
+        let mut entries = heal::missing(book, &self.holds);
+        entries.extend(plan.durable.iter().chain(&plan.best_effort).cloned());
+        let new_id = || {
+            use std::hash::{BuildHasher, Hasher};
+            format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
+        };
+        let records = heal::records(book, &self.holds, pods, &entries, &new_id, self.now);
+        self.log.append(&records, book.torn, durable)
+    }
+
+    fn write_holds(&mut self, changes: &[Change]) -> Result<(), Error> {
+        let changes: Vec<_> = changes.iter().filter(|change| self.holds.news(change)).cloned().collect();
+        for change in &changes {
+            self.holds.change(change);
+        }
+        let crowded = self.holds.frames > HOLDS_SMALL.max(4 * self.holds.all.len());
+        if self.holds.stale || self.holds.damaged > 0 || crowded {
+            let bytes = self.holds.rewritten(&self.store.boot, self.now);
+            self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
+            let read = Holds::replay(&self.held.bytes, &self.store.boot);
+            (self.holds.frames, self.holds.damaged) = (read.frames, 0);
+            (self.holds.stale, self.holds.torn) = (false, None);
+            return Ok(());
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut records = Vec::new();
+        changes.iter().for_each(|change| change.push(&mut records, self.now));
+        self.holds.frames += changes.len();
+        let torn = self.holds.torn.take();
+        self.held.append(&records, torn, false).map_err(|source| self.not_held(source))
+    }
+
+    /// Writes the log anew. Not being able to is no error: the log as it is says the same.
+    fn compact(&mut self, pods: Option<&PodList>) {
+        let bytes = Rc::clone(&self.log.bytes);
+        let book = Book::replay(&bytes);
+        let anew = heal::compacted(&book, &self.holds, pods, self.now);
+        if book.damaged > 0 {
+            let kept = self.log.path.with_extension("damaged");
+            let _ = std::fs::remove_file(&kept);
+            let _ = std::fs::hard_link(&self.log.path, &kept);
+            let (n, path) = (book.damaged, self.log.path.display());
+            let kept = kept.display();
+            self.notes.push(format!("{n} records of {path} were damaged and are lost; it is kept as {kept}"));
+        }
+        drop(book);
+        drop(bytes);
+        if self.log.rewrite(&anew, true).is_ok() {
+            let synced = self.synced();
+            let _ = self.write_holds(&[synced]);
+        }
+    }
+}

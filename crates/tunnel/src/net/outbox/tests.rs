@@ -1,0 +1,104 @@
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+use super::*;
+use crate::net::Wanted;
+
+fn receiver() -> (UdpSocket, Endpoint) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, Endpoint { address, source: None })
+}
+
+fn sender() -> Socket {
+    Socket::bind(0, 0, Wanted { segmentation: true, grouping: true }, false).unwrap()
+}
+
+fn fill(outbox: &mut Outbox, endpoint: &Endpoint, lengths: &[usize]) {
+    for (index, length) in lengths.iter().enumerate() {
+        outbox.room()[..*length].fill(index as u8);
+        outbox.push(endpoint, 0, *length, true);
+    }
+}
+
+fn arrive(socket: &UdpSocket, lengths: &[usize]) {
+    let mut buffer = [0; 2048];
+    for (index, length) in lengths.iter().enumerate() {
+        let received = socket.recv(&mut buffer).unwrap();
+        assert_eq!(buffer[..received], vec![index as u8; *length]);
+    }
+}
+
+const LENGTHS: &[usize] = &[100, 100, 100, 60, 100, 100, 200, 200, 1];
+
+#[test]
+fn messages_arrive_in_order_whatever_their_sizes() {
+    let (socket, endpoint) = receiver();
+    let mut outbox = Outbox::new(4096);
+    fill(&mut outbox, &endpoint, LENGTHS);
+    assert_eq!(outbox.trains.len(), 3, "a short message ends a train, a longer one begins the next");
+    outbox.send(Some(&sender()), &Metrics::default(), |_| panic!("nothing fails"));
+    arrive(&socket, LENGTHS);
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn eio_ends_trains_for_good_and_loses_nothing() {
+    let (socket, endpoint) = receiver();
+    let (sender, metrics) = (sender(), Metrics::default());
+    let mut outbox = Outbox::new(4096);
+    fill(&mut outbox, &endpoint, LENGTHS);
+    let error = io::Error::from_raw_os_error(libc::EIO);
+    assert_eq!(
+        outbox.recover(0, &error, &sender, &metrics, &mut |_| panic!("no peer's fault")),
+        0,
+        "comes again"
+    );
+    assert!(!sender.segmentation());
+    outbox.send(Some(&sender), &metrics, |_| panic!("nothing fails"));
+    arrive(&socket, LENGTHS);
+}
+
+#[test]
+fn a_message_too_long_for_a_train_makes_one_path_go_without() {
+    let (socket, endpoint) = receiver();
+    let (sender, metrics) = (sender(), Metrics::default());
+    let mut outbox = Outbox::new(4096);
+    fill(&mut outbox, &endpoint, LENGTHS);
+    let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
+    let mut told = None;
+    assert_eq!(outbox.recover(0, &error, &sender, &metrics, &mut |failure| told = Some(failure.kind)), 0);
+    assert_eq!(told, Some(FailureKind::Train));
+    assert!(sender.segmentation());
+    outbox.send(Some(&sender), &metrics, |_| panic!("nothing fails"));
+    arrive(&socket, LENGTHS);
+}
+
+#[test]
+fn a_source_that_is_no_longer_ours_is_let_go() {
+    let (socket, endpoint) = receiver();
+    let (sender, metrics) = (sender(), Metrics::default());
+    let mut outbox = Outbox::new(4096);
+    let stale = Endpoint { source: Some("192.0.2.1".parse().unwrap()), ..endpoint };
+    fill(&mut outbox, &stale, LENGTHS);
+    let mut told = Vec::new();
+    outbox.send(Some(&sender), &metrics, |failure| told.push(failure.kind));
+    assert_eq!(told, [FailureKind::Source]);
+    arrive(&socket, LENGTHS);
+}
+
+#[test]
+fn what_cannot_be_sent_is_counted_and_the_rest_goes_on() {
+    let (socket, endpoint) = receiver();
+    let (sender, metrics) = (sender(), Metrics::default());
+    let mut outbox = Outbox::new(4096);
+    // Broadcast is not permitted to this socket.
+    let refused = Endpoint { address: "255.255.255.255:9".parse().unwrap(), source: None };
+    outbox.push(&refused, 0, 10, true);
+    outbox.room()[..5].fill(0);
+    outbox.push(&endpoint, 0, 5, true);
+    outbox.send(Some(&sender), &metrics, |_| {});
+    arrive(&socket, &[5]);
+    assert_eq!(metrics.drops().find(|(name, _)| *name == "send_failed"), Some(("send_failed", 1)));
+}

@@ -1,0 +1,103 @@
+//! Without each offload in turn, and when one fails while it is used.
+
+use super::traffic;
+use super::world::{CORAX, World, join};
+
+fn works_with(switches: &str) {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let program = format!("{CORAX} {switches}");
+    let (wga, wgb) = join((&a, &program), (&b, CORAX));
+    a.ping("10.8.0.2");
+    for (from, to, v4, v6) in [(&a, &b, "10.8.0.2", "fd08::2"), (&b, &a, "10.8.0.1", "fd08::1")] {
+        traffic::tcp(from, to, v4, 2 << 20);
+        traffic::tcp(from, to, v6, 2 << 20);
+        traffic::udp(from, to, v4, 1392);
+        // Larger than the MTU: fragments inside the tunnel.
+        traffic::udp(from, to, v6, 4000);
+    }
+    for tunnel in [&wga, &wgb] {
+        for reason in ["malformed", "write_failed", "send_failed", "not_authentic"] {
+            assert_eq!(tunnel.metric(&format!("drops_{reason}_total")), 0, "{reason} of {}", tunnel.device);
+        }
+    }
+}
+
+#[test]
+fn works_with_everything() {
+    works_with("");
+}
+
+#[test]
+fn works_without_a_virtio_header() {
+    works_with("--no-vnet");
+}
+
+#[test]
+fn works_without_tso() {
+    works_with("--no-tso");
+}
+
+#[test]
+fn works_without_uso() {
+    works_with("--no-uso");
+}
+
+#[test]
+fn works_without_joining() {
+    works_with("--no-join");
+}
+
+#[test]
+fn works_without_datagram_trains_out() {
+    works_with("--no-gso");
+}
+
+#[test]
+fn works_without_datagram_trains_in() {
+    works_with("--no-gro");
+}
+
+#[test]
+fn works_without_anything() {
+    works_with("--no-vnet --no-gso --no-gro");
+}
+
+#[test]
+fn a_device_that_cannot_finish_checksums_is_no_obstacle() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    // Trains fail there with EIO before Linux 6.11.
+    a.run("ethtool -K eth0 tx off");
+    a.ping("10.8.0.2");
+    traffic::tcp(&a, &b, "10.8.0.2", 4 << 20);
+    assert_eq!(wga.metric("drops_send_failed_total"), 0);
+}
+
+#[test]
+fn a_path_that_is_too_small_for_trains_gets_fragments() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    for host in [&a, &b] {
+        host.run("ip link set eth0 mtu 1300");
+    }
+    a.ping("10.8.0.2");
+    traffic::tcp(&a, &b, "10.8.0.2", 4 << 20);
+    assert!(wga.metric("fallbacks_total") > 0, "the send failed with EMSGSIZE");
+    assert_eq!(wga.metric("udp_segmentation"), 1, "other paths keep their trains");
+    assert_eq!(wga.metric("drops_send_failed_total"), 0);
+}
+
+#[test]
+fn offloads_are_used_where_they_are() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    traffic::tcp(&a, &b, "10.8.0.2", 16 << 20);
+    assert!(wga.metric("tun_reads_gso_total") > 0, "TSO on the TUN device");
+    assert!(wga.metric("send_batches_64") > 0, "UDP_SEGMENT");
+    assert!(wgb.metric("received_packets_total") > 2 * wgb.metric("receive_calls_total"), "UDP_GRO");
+    assert!(wgb.metric("write_batches_64") > 0, "joined writes");
+}

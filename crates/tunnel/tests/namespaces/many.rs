@@ -1,0 +1,143 @@
+//! Many peers, and strangers at the door.
+
+use std::fmt::Write;
+use std::net::UdpSocket;
+
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519::{PublicKey, StaticSecret};
+
+use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, ask, eventually, join};
+
+const PEERS: u32 = 5000;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn secret(index: u32) -> StaticSecret {
+    let mut bytes = [7; 32];
+    // Not the first byte: the curve ignores some of its bits.
+    bytes[8..12].copy_from_slice(&index.to_le_bytes());
+    StaticSecret::from(bytes)
+}
+
+/// A handshake initiation of peer `index` to `to`.
+fn initiation(index: u32, to: PublicKey) -> Vec<u8> {
+    let mut peer = Tunn::new(secret(index), to, None, None, index, None);
+    let mut buffer = [0; 256];
+    match peer.format_handshake_initiation(&mut buffer, false) {
+        TunnResult::WriteToNetwork(message) => message.to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn public(tunnel: &Tunnel) -> PublicKey {
+    let state = ask(&tunnel.device, "get=1\n\n");
+    let private = state.lines().find_map(|line| line.strip_prefix("private_key=")).unwrap();
+    let bytes: Vec<u8> =
+        (0..32).map(|at| u8::from_str_radix(&private[2 * at..2 * at + 2], 16).unwrap()).collect();
+    PublicKey::from(&StaticSecret::from(<[u8; 32]>::try_from(bytes).unwrap()))
+}
+
+#[test]
+fn five_thousand_peers_fit_into_little_memory_and_each_is_found() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let mut request = "set=1\n".to_owned();
+    for index in 0..PEERS {
+        let key = PublicKey::from(&secret(index));
+        let [high, low] = (index as u16).to_be_bytes();
+        write!(
+            request,
+            "public_key={}\nendpoint=10.9.0.2:{}\nallowed_ip=10.100.{high}.{low}/32\nallowed_ip=fd64:{index:x}::/64\n",
+            hex(key.as_bytes()),
+            10_000 + index
+        )
+        .unwrap();
+    }
+    request.push('\n');
+    assert_eq!(ask("wga", &request), "errno=0\n\n");
+    // All of them speak, so that each has its state.
+    let key = public(&wga);
+    let spoke = b.within(move || {
+        let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        let mut answers = 0;
+        let mut buffer = [0; 2048];
+        for index in 0..PEERS {
+            socket.send_to(&initiation(index, key), "10.9.0.1:5001").unwrap();
+            let length = socket.recv(&mut buffer).unwrap();
+            // A cookie counts too: it was under load.
+            assert!(matches!((buffer[0], length), (2, 92) | (3, 64)));
+            answers += u32::from(buffer[0] == 2);
+        }
+        answers
+    });
+    let answers = spoke.join().unwrap();
+    assert!(answers > 0);
+    let limit = (8 << 20) + u64::from(PEERS) * (18 << 10);
+    assert!(wga.resident() <= limit, "{} bytes of {limit}", wga.resident());
+    a.run("ip route add 10.100.0.0/16 dev wga");
+    a.ping("10.8.0.2");
+    // The peer that was there before wins by the longer prefix, and loses it again.
+    wgb.peer(&wga, "allowed-ips 10.8.0.1/32,10.8.1.1/32");
+    wga.peer(&wgb, "allowed-ips 10.8.0.2/32,10.100.0.0/16");
+    b.run("ip addr add 10.100.255.1/32 dev wgb");
+    a.ping("10.100.255.1");
+    let state = ask("wga", "get=1\n\n");
+    assert_eq!(state.matches("public_key=").count(), PEERS as usize + 1);
+    assert_eq!(ask("wga", "set=1\nreplace_peers=true\n\n"), "errno=0\n\n");
+    assert!(!ask("wga", "get=1\n\n").contains("public_key="));
+}
+
+#[test]
+fn under_load_strangers_get_cookies_and_a_peer_still_gets_in() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, WIREGUARD_GO));
+    let key = public(&wga);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = std::sync::Arc::clone(&stop);
+    let flood = b.within(move || {
+        let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
+        let messages: Vec<_> = (0..50).map(|index| initiation(index, key)).collect();
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            for message in &messages {
+                socket.send_to(message, "10.9.0.1:5001").unwrap();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    });
+    eventually("cookies", || wga.metric("cookies_sent_total") > 100);
+    assert!(wga.metric("drops_unknown_peer_total") > 0, "strangers below the limit");
+    // wireguard-go gets a cookie first and comes again with it.
+    wga.peer(&wgb, "persistent-keepalive 0");
+    eventually("a handshake under load", || b.reaches("10.8.0.1"));
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    flood.join().unwrap();
+}
+
+#[test]
+fn noise_from_the_network_is_counted_and_ignored() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let spray = b.within(|| {
+        let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
+        for length in 0..200 {
+            for kind in 0..6 {
+                let mut message = vec![0xa5; length];
+                message[..length.min(4)].copy_from_slice(&[kind, 0, 0, 0][..length.min(4)]);
+                socket.send_to(&message, "10.9.0.1:5001").unwrap();
+            }
+        }
+    });
+    spray.join().unwrap();
+    eventually("all of it", || {
+        wga.metric("drops_not_wireguard_total") >= 500 && wga.metric("drops_unknown_index_total") >= 100
+    });
+    a.ping("10.8.0.2");
+}

@@ -1,0 +1,184 @@
+//! What packets look like on their way.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use super::traffic;
+use super::world::{CORAX, Host, World, eventually, join};
+
+#[test]
+fn a_source_that_is_not_the_peers_is_dropped() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    b.run("ip addr add 10.8.0.99/32 dev wgb");
+    assert!(!b.try_run("ping -n -c 3 -i 0.1 -W 1 -I 10.8.0.99 10.8.0.1").status.success());
+    eventually("the drops", || wga.metric("drops_source_not_allowed_total") >= 3);
+}
+
+#[test]
+fn checksums_of_vxlan_inside_the_tunnel_are_right() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (_wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    for (host, own, other) in [(&a, 1, 2), (&b, 2, 1)] {
+        host.run(&format!(
+            "ip link add vx type vxlan id 7 dstport 4789 local 10.8.0.{own} remote 10.8.0.{other} dev wg{}",
+            host.name
+        ));
+        host.run(&format!("ip addr add 10.7.0.{own}/24 dev vx"));
+        host.run("ip link set vx mtu 1370 up");
+    }
+    a.ping("10.7.0.2");
+    traffic::tcp(&a, &b, "10.7.0.2", 2 << 20);
+    traffic::udp(&b, &a, "10.7.0.1", 1342);
+    // And with the inner checksum left to whoever comes last.
+    for host in [&a, &b] {
+        host.run("ip link del vx");
+    }
+    for (host, own, other) in [(&a, 1, 2), (&b, 2, 1)] {
+        host.run(&format!(
+            "ip link add vx type vxlan id 7 dstport 4789 local fd08::{own} remote fd08::{other} udp6zerocsumtx \
+             udp6zerocsumrx dev wg{}",
+            host.name
+        ));
+        host.run(&format!("ip addr add 10.7.0.{own}/24 dev vx"));
+        host.run("ip link set vx mtu 1350 up");
+    }
+    a.ping("10.7.0.2");
+    traffic::tcp(&a, &b, "10.7.0.2", 2 << 20);
+}
+
+#[test]
+fn congestion_is_told_across_the_tunnel_both_ways() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (_wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let counted = |table: &str| -> u64 {
+        let listing = b.run(&format!("nft list table ip {table}"));
+        let (_, rest) = listing.split_once("packets ").unwrap();
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    // The inner bits are seen outside: ECT(1) is 1.
+    b.run("nft add table ip outer");
+    b.run("nft add chain ip outer in { type filter hook prerouting priority -300 ; }");
+    b.run("nft add rule ip outer in udp dport 5002 ip ecn ect1 counter");
+    a.run("ping -n -c 3 -i 0.1 -Q 1 10.8.0.2");
+    assert!(counted("outer") >= 3);
+    // What the way marks outside arrives inside: CE is 3.
+    b.run("nft flush table ip outer");
+    b.run("nft add rule ip outer in udp dport 5002 ip ecn set ce");
+    b.run("nft add table ip inner");
+    b.run("nft add chain ip inner in { type filter hook prerouting priority -300 ; }");
+    b.run("nft add rule ip inner in iifname wgb ip ecn ce counter");
+    a.run("ping -n -c 3 -i 0.1 10.8.0.2");
+    assert_eq!(counted("inner"), 0, "who cannot understand the mark does not get it");
+    a.run("ping -n -c 3 -i 0.1 -Q 2 10.8.0.2");
+    assert!(counted("inner") >= 3);
+}
+
+#[test]
+fn packets_are_padded_to_sixteen_but_not_above_the_mtu() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (_wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let mut capture = Capture::start(&b, "udp and dst port 5002 and udp[8] = 4");
+    // 20 + 8 + payload.
+    for payload in [1, 4, 5, 100, 1392] {
+        a.run(&format!("ping -n -c 1 -s {payload} 10.8.0.2"));
+    }
+    let lengths = capture.lengths(5);
+    assert_eq!(lengths, [64, 64, 80, 160, 1452], "message: 16 header, packet, padding, 16 tag");
+}
+
+#[test]
+fn the_mark_is_on_what_is_sent() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.run("nft add table ip marks");
+    a.run("nft add chain ip marks out { type filter hook output priority 0 ; }");
+    a.run("nft add rule ip marks out udp sport 5001 meta mark 0x1234 counter");
+    wga.wg("fwmark 0x1234");
+    a.ping("10.8.0.2");
+    let listing = a.run("nft list table ip marks");
+    assert!(!listing.contains("packets 0"), "{listing}");
+    // The default route may go into the tunnel when marked packets go round it.
+    a.run("ip rule add not fwmark 0x1234 table 77");
+    a.run("ip route add default dev wga table 77");
+    a.ping("10.8.0.2");
+}
+
+#[test]
+fn the_mtu_is_followed() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    assert!(a.run("ip link show wga").contains("mtu 1420"));
+    for (mtu, payload) in [(1380, 1352), (9000, 8972)] {
+        for (host, device) in [(&a, "wga"), (&b, "wgb")] {
+            host.run(&format!("ip link set {device} mtu {mtu}"));
+        }
+        eventually("the new MTU", || wga.metric("mtu") == mtu);
+        a.run(&format!("ping -n -c 2 -i 0.1 -M do -s {payload} 10.8.0.2"));
+        traffic::tcp(&a, &b, "10.8.0.2", 2 << 20);
+        traffic::tcp(&b, &a, "fd08::1", 2 << 20);
+    }
+}
+
+#[test]
+fn odd_packets_pass() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    // IP options (record route), fragments, sizes up to the largest.
+    a.run("ping -n -c 2 -i 0.1 -R 10.8.0.2");
+    for size in [0, 1, 7, 1393, 2000, 9999, 65_000] {
+        a.run(&format!("ping -n -c 2 -i 0.1 -s {size} 10.8.0.2"));
+        a.run(&format!("ping -n -c 2 -i 0.1 -s {size} fd08::2"));
+    }
+    for tunnel in [&wga, &wgb] {
+        assert_eq!(tunnel.metric("drops_malformed_total"), 0);
+        assert_eq!(tunnel.metric("drops_write_failed_total"), 0);
+    }
+}
+
+/// tcpdump on the underlay.
+struct Capture {
+    process: super::world::Process,
+}
+
+impl Capture {
+    fn start(host: &Host, filter: &str) -> Self {
+        let line = format!("tcpdump -n -l -t -U -i eth0 -c 5 {filter}");
+        let mut command = host.command(&line);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // It says "listening on …" when it does.
+        let mut said = Vec::new();
+        let errors = child.stderr.as_mut().unwrap();
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&said).contains("listening on") {
+            errors.read_exact(&mut byte).unwrap();
+            said.push(byte[0]);
+        }
+        Self { process: super::world::Process(child) }
+    }
+
+    /// UDP payload of the next packets.
+    fn lengths(&mut self, count: usize) -> Vec<usize> {
+        let mut output = String::new();
+        self.process.0.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        let lengths: Vec<_> = output
+            .lines()
+            .filter_map(|line| {
+                line.rsplit_once("length ")?.1.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+            })
+            .collect();
+        assert_eq!(lengths.len(), count, "{output}");
+        lengths
+    }
+}

@@ -1,0 +1,160 @@
+//! What a session lives through.
+
+use super::traffic;
+use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, eventually, join};
+
+#[test]
+fn a_peer_that_moves_is_followed() {
+    for right in [CORAX, WIREGUARD_GO] {
+        let world = World::new();
+        let (a, b) = world.pair();
+        let (wga, wgb) = join((&a, CORAX), (&b, right));
+        a.ping("10.8.0.2");
+        assert_eq!(wga.show("endpoints", &wgb), "10.9.0.2:5002");
+        let handshake = wga.show("latest-handshakes", &wgb);
+        b.run("ip addr add 10.9.0.77/24 dev eth0");
+        b.run("ip addr del 10.9.0.2/24 dev eth0");
+        b.run("ip addr replace 10.9.0.77/24 dev eth0");
+        wgb.wg("listen-port 6002");
+        eventually("an answer", || b.reaches("10.8.0.1"));
+        assert_eq!(wga.show("endpoints", &wgb), "10.9.0.77:6002");
+        a.ping("10.8.0.2");
+        assert_eq!(wga.show("latest-handshakes", &wgb), handshake, "the session went on");
+        b.run("ip addr flush dev eth0");
+        b.run("ip addr add fd09::78/64 dev eth0 nodad");
+        wgb.peer(&wga, "endpoint [fd09::1]:5001");
+        eventually("an answer over IPv6", || b.reaches("10.8.0.1"));
+        assert_eq!(wga.show("endpoints", &wgb), "[fd09::78]:6002");
+    }
+}
+
+#[test]
+fn an_answer_comes_from_the_address_that_was_spoken_to() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.run("ip addr add 10.9.0.55/24 dev eth0");
+    wgb.peer(&wga, "endpoint 10.9.0.55:5001");
+    // Only b speaks first: a knows nothing of it.
+    wga.wg(&format!("peer {} remove", wgb.keys.public));
+    wga.peer(&wgb, "allowed-ips 10.8.0.2/32");
+    b.ping("10.8.0.1");
+    assert_eq!(wgb.show("endpoints", &wga), "10.9.0.55:5001");
+    // That address goes: another is taken, and nothing is lost for long.
+    a.run("ip addr del 10.9.0.55/24 dev eth0");
+    eventually("an answer from another address", || a.reaches("10.8.0.2"));
+    assert_eq!(wgb.show("endpoints", &wga), "10.9.0.1:5001");
+}
+
+#[test]
+fn keepalives_come_without_traffic_and_from_the_start() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, WIREGUARD_GO));
+    wga.peer(&wgb, "persistent-keepalive 1");
+    eventually("a handshake that nobody asked for", || wga.show("latest-handshakes", &wgb) != "0");
+    let received = || wgb.show("transfer", &wga).split_whitespace().next().unwrap().parse::<u64>().unwrap();
+    let before = received();
+    eventually("three keepalives", || received() >= before + 3 * 32);
+    // The peer is away and comes back: keepalives find it again, with no traffic of ours.
+    drop(wgb);
+    let again = Tunnel::start(&b, WIREGUARD_GO, "wgb", 5002);
+    wga.peer(&again, "endpoint 10.9.0.2:5002 persistent-keepalive 1 allowed-ips 10.8.0.2/32");
+    again.peer(&wga, "allowed-ips 10.8.0.1/32");
+    eventually("a new handshake", || wga.show("latest-handshakes", &again) != "0");
+}
+
+#[test]
+fn new_keys_are_made_every_two_minutes_and_nothing_is_lost() {
+    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+    let library = LIBRARY.replace("x86_64", std::env::consts::ARCH);
+    assert!(std::path::Path::new(&library).exists(), "{library} is not there: Debian package libfaketime");
+    let world = World::new();
+    let (a, b) = world.pair();
+    let clock = world.file("clock", "+0\n");
+    let program = format!(
+        "env LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 {CORAX}",
+        clock.display()
+    );
+    let (wga, wgb) = join((&a, &program), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let started = wga.metric("handshakes_total");
+    // 125 s pass for one side.
+    std::fs::write(&clock, "+125\n").unwrap();
+    let output = a.run("ping -n -c 30 -i 0.1 10.8.0.2");
+    assert!(output.contains(" 0% packet loss"), "{output}");
+    assert_eq!(wga.metric("handshakes_total"), started + 1);
+    assert_eq!(wgb.metric("handshakes_total"), started + 1);
+    // Ten minutes pass: all keys are dead, and the next packet makes new ones.
+    std::fs::write(&clock, "+800\n").unwrap();
+    eventually("a session after a long silence", || a.reaches("10.8.0.2"));
+    assert!(wga.metric("handshakes_total") >= started + 2);
+}
+
+#[test]
+fn a_peer_that_was_started_again_is_back_at_once() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let keys = wgb.keys.clone();
+    drop(wgb);
+    let wgb = Tunnel::start(&b, CORAX, "wgb", 5002);
+    let key = world.file("key", &keys.private);
+    wgb.wg(&format!("private-key {}", key.display()));
+    wgb.peer(&wga, "endpoint 10.9.0.1:5001 allowed-ips 10.8.0.1/32");
+    b.run("ip addr add 10.8.0.2/24 dev wgb");
+    b.ping("10.8.0.1");
+    a.ping("10.8.0.2");
+}
+
+#[test]
+fn being_configured_again_costs_no_session() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let handshake = wga.show("latest-handshakes", &wgb);
+    let mut ping = a.command("ping -n -i 0.02 -c 200 -q 10.8.0.2");
+    let ping = ping.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let configuration = a.run("wg showconf wga");
+    for _ in 0..20 {
+        wga.configure(&configuration);
+        wga.peer(&wgb, "endpoint 10.9.0.2:5002 persistent-keepalive 25");
+        let key = world.file("key", &wga.keys.private);
+        wga.wg(&format!("private-key {} listen-port 5001", key.display()));
+    }
+    let output = ping.wait_with_output().unwrap();
+    let output = super::world::text(&output.stdout);
+    assert!(output.contains(" 0% packet loss"), "{output}");
+    assert_eq!(wga.show("latest-handshakes", &wgb), handshake);
+    traffic::tcp(&a, &b, "10.8.0.2", 1 << 20);
+}
+
+#[test]
+fn a_new_private_key_makes_a_new_node() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    let new = super::world::Keys::new();
+    let key = world.file("key", &new.private);
+    wga.wg(&format!("private-key {}", key.display()));
+    assert!(!a.reaches("10.8.0.2"), "b does not know that key");
+    wgb.wg(&format!("peer {} endpoint 10.9.0.1:5001 allowed-ips 10.8.0.1/32", new.public));
+    eventually("a session with the new key", || a.reaches("10.8.0.2"));
+}
+
+#[test]
+fn down_is_silent_and_up_goes_on() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (_wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    a.run("ip link set wga down");
+    eventually("the port to be free", || a.run("ss -Hlun sport = :5001").is_empty());
+    assert!(!b.reaches("10.8.0.1"));
+    a.run("ip link set wga up");
+    eventually("the port to be bound", || !a.run("ss -Hlun sport = :5001").is_empty());
+    b.ping("10.8.0.1");
+}
