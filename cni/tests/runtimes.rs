@@ -1,4 +1,5 @@
 //! Real runtimes: containerd as a kubelet drives it, and podman with its CNI back end. Images are tars of one layer, made here.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 #[path = "support/node.rs"]
 mod common;
@@ -64,7 +65,11 @@ conf_dir = "/run/conf"
         );
         let log = std::fs::File::create(node.path("/run/ctd/log")).unwrap();
         let mut command = node.command("containerd");
-        command.args(["--config", "/run/ctd/config.toml"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .args(["--config", "/run/ctd/config.toml"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         let containerd = Self { node, daemon: command.spawn().unwrap() };
         containerd.cri(&["ready", SOCKET]);
         containerd

@@ -3,7 +3,7 @@
 //!
 //! Debian packages: containernetworking-plugins, iproute2, iptables, iputils-ping, util-linux; for `runtimes.rs` podman,
 //! conmon, runc, containerd. A Go toolchain (1.22 and up) for libcni.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
