@@ -45,6 +45,13 @@ pub struct Config {
     pub places: Places,
 }
 
+/// Go writes an empty list or object as null.
+fn nullable<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// A main plugin's own `mtu` may be anything; only a number concerns us.
 fn lenient_mtu<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     let value = Value::deserialize(deserializer)?;
@@ -98,8 +105,10 @@ pub struct Ipam {
     #[serde(flatten)]
     pub range: RangeConfig,
     /// Range sets: a pod gets an address of each.
+    #[serde(deserialize_with = "nullable")]
     pub ranges: Vec<Vec<RangeConfig>>,
     /// Routes to put in the result.
+    #[serde(deserialize_with = "nullable")]
     pub routes: Vec<Value>,
     /// A file to take DNS settings from.
     pub resolv_conf: Option<PathBuf>,
@@ -130,6 +139,7 @@ pub struct RangeConfig {
     /// The gateway.
     pub gateway: Option<String>,
     /// Addresses and prefixes not to give out.
+    #[serde(deserialize_with = "nullable")]
     pub exclude: Vec<String>,
 }
 
@@ -161,8 +171,10 @@ impl RangeConfig {
 #[serde(rename_all = "camelCase", default)]
 pub struct RuntimeConfig {
     /// The `ips` capability.
+    #[serde(deserialize_with = "nullable")]
     pub ips: Vec<String>,
     /// The `ipRanges` capability.
+    #[serde(deserialize_with = "nullable")]
     pub ip_ranges: Vec<Vec<RangeConfig>>,
 }
 
@@ -171,6 +183,7 @@ pub struct RuntimeConfig {
 #[serde(default)]
 pub struct Args {
     /// `args.cni`.
+    #[serde(deserialize_with = "nullable")]
     pub cni: ArgsCni,
 }
 
@@ -179,6 +192,7 @@ pub struct Args {
 #[serde(default)]
 pub struct ArgsCni {
     /// Addresses to get.
+    #[serde(deserialize_with = "nullable")]
     pub ips: Vec<String>,
 }
 

@@ -34,8 +34,18 @@ need_root() {
     [[ $(id -u) == 0 ]] || die "needs root: sudo $0"
 }
 
-# need_cargo: the Rust toolchain.
+# need_cargo: the Rust toolchain, and the C compiler that links and builds the cipher.
 need_cargo() {
     command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
     command -v cargo >/dev/null || die "missing: cargo; install Rust from https://rustup.rs"
+    need_tools cc=gcc
+}
+
+# need_go: a Go toolchain that reads today's modules (Debian 12's own is older), for other people's programs.
+need_go() {
+    local version
+    command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
+    need_tools go=golang-go
+    version=$(go env GOVERSION)
+    printf '%s\n' go1.22 "$version" | sort -VC || die "go is too old: $version; install Go 1.22 or later from https://go.dev/dl"
 }

@@ -238,6 +238,9 @@ pub(super) fn write_back(
     data: &Path,
 ) -> anyhow::Result<usize> {
     let live: Vec<_> = transaction.live(network).into_iter().filter(|hold| !hold.seen).collect();
+    if live.is_empty() {
+        return Ok(0);
+    }
     let all = live.iter().flat_map(|hold| hold.addresses.iter().map(|&address| (address, &hold.attachment)));
     let directory = HostLocal::new(data, network, Path::new(runtime::CACHE));
     let written = directory.write(all, crate::config::LOCK_TIMEOUT);

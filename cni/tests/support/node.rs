@@ -2,9 +2,8 @@
 //! `/opt/cni/bin` has Debian's plugins beside ours. It goes with the test, however that ends: its only process reads our pipe.
 //!
 //! Debian packages: containernetworking-plugins, iproute2, iptables, iputils-ping, util-linux; for `runtimes.rs` podman,
-//! conmon, runc, containerd. A Go toolchain (1.21 and up) for libcni.
-#![allow(dead_code, missing_docs, unreachable_pub)]
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
+//! conmon, crun, runc, containerd. A Go toolchain (1.22 and up).
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -29,29 +28,32 @@ pub fn commands() -> PathBuf {
     path
 }
 
-/// A runtime of libcni alone.
-pub fn libcni() -> &'static Path {
+/// A Go program of `runtimes-go`, built once: `libcni`, a runtime of libcni alone; `cri`, as much of a kubelet as a sandbox needs;
+/// `sleeper`, what a pod runs.
+pub fn go_program(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
+    let all = BUILT.get_or_init(|| {
         need_go();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/libcni");
-        let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libcni-runtime");
+        let binaries = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runtimes-go");
+        std::fs::create_dir_all(&binaries).unwrap();
         let built = Command::new("go")
+            .env("CGO_ENABLED", "0")
             .arg("build")
             .arg("-o")
-            .arg(&binary)
-            .arg(".")
-            .current_dir(source)
+            .arg(&binaries)
+            .arg("./...")
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runtimes-go"))
             .output()
             .unwrap();
         assert!(built.status.success(), "go build: {}", String::from_utf8_lossy(&built.stderr));
-        binary
-    })
+        binaries
+    });
+    all.join(name)
 }
 
 fn need_go() {
     let runs = Command::new("go").arg("version").output().is_ok_and(|o| o.status.success());
-    assert!(runs, "go is missing: libcni is driven by a Go program (Debian: golang-go, 1.21 and up)");
+    assert!(runs, "go is missing: runtimes are driven by Go programs (Go 1.22 and up)");
 }
 
 pub struct Node {
@@ -85,8 +87,6 @@ impl Node {
              ln -s /usr/lib/cni/* /opt/cni/bin/
              cp {PLUGIN} /opt/cni/bin/corax-cni
              ip link set lo up
-             # Where br_netfilter is loaded, bridged packets would be judged by iptables too.
-             for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 >$f; done
              echo ready
              exec cat"
         );
@@ -182,7 +182,7 @@ impl Node {
 
     /// What libcni says to a verb on a configuration list.
     pub fn libcni(&self, verb: &str, arguments: &[&str]) -> Answer {
-        Answer::of(self.command(libcni()).arg(verb).args(arguments).output().unwrap())
+        Answer::of(self.command(go_program("libcni")).arg(verb).args(arguments).output().unwrap())
     }
 
     pub fn commands(&self, arguments: &[&str]) -> Answer {

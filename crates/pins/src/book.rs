@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use crate::frame::{Frame, frames};
 use crate::names::{Network, PinId, PodName};
 use crate::record::{self, Line, pin};
+use crate::scan::Used;
 
 pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -56,9 +57,25 @@ pub(crate) struct Book<'a> {
     /// Offset of a tail that was cut off by a crash.
     pub(crate) torn: Option<usize>,
     pub(crate) length: usize,
+    /// Of a part of a log: every address that the whole names.
+    pub(crate) used: Option<&'a Used>,
 }
 
 impl<'a> Book<'a> {
+    /// Replays a part of a log; `ends` are the offsets in the whole behind each of its records.
+    pub(crate) fn replay_part(part: &'a [u8], ends: &[usize]) -> Self {
+        let mut book = Self::default();
+        for (frame, &end) in frames(part).zip(ends) {
+            if let Frame::Record { text, .. } = frame
+                && let Some(line) = Line::parse(text)
+            {
+                book.apply(line, text, end);
+            }
+        }
+        book
+    }
+
+    /// Replays a whole log.
     pub(crate) fn replay(log: &'a [u8]) -> Self {
         let mut book = Self { length: log.len(), ..Self::default() };
         book.pins.reserve(log.len() / 128);

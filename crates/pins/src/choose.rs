@@ -111,7 +111,11 @@ impl<'w> World<'w> {
         let last = self.holds.last.get(self.network).and_then(|l| l.iter().copied().find(|&a| set.spans(a)));
         let mut choice = None;
         set.walk(last, &mut |address| {
-            if self.index().by_address.contains_key(&address) {
+            let used = match self.book.used {
+                Some(used) => used.contains(address),
+                None => self.index().by_address.contains_key(&address),
+            };
+            if used {
                 return false;
             }
             choice = self.unused(address, own).map(|dead| Choice { address, victim: None, dead });
@@ -121,6 +125,9 @@ impl<'w> World<'w> {
     }
 
     fn used_before(&self, set: &RangeSet, own: Option<&Attachment>, own_key: Option<&str>) -> Option<Choice> {
+        if self.book.used.is_some() {
+            return None; // for the whole log to answer
+        }
         let claims = self.index().by_address.iter();
         let mut candidates: Vec<_> = claims
             .filter(|(address, claim)| Some(claim.key) != own_key && set.range_of(**address).is_some())

@@ -25,7 +25,7 @@ pub struct Request {
 }
 
 impl Request {
-    fn pin(&self) -> Option<PinId> {
+    pub(crate) fn pin(&self) -> Option<PinId> {
         let Attachment { network, interface, .. } = &self.attachment;
         let pod = self.pod.clone()?;
         Some(PinId { network: network.clone(), pod, interface: interface.clone() })
@@ -65,6 +65,12 @@ pub(crate) struct Plan {
     pub(crate) holds: Vec<Change>,
     /// Everything before this offset of the log has to be on disk before the answer.
     pub(crate) rests_on: usize,
+}
+
+impl Plan {
+    pub(crate) fn writes_log(&self) -> bool {
+        !(self.durable.is_empty() && self.best_effort.is_empty())
+    }
 }
 
 /// IPAM ADD.
@@ -196,18 +202,22 @@ pub(crate) fn observe(
     request: &Request,
     addresses: &[IpAddr],
     now: u64,
-) -> (Answer, Plan) {
+) -> Result<(Answer, Plan), Error> {
     let mut plan = Plan::default();
     let mut answer = Answer { addresses: addresses.to_vec(), before: None };
     let same = |other: &[IpAddr]| other.iter().collect::<BTreeSet<_>>() == addresses.iter().collect();
-    if world.holds.all.get(&request.attachment).is_some_and(|hold| !hold.seen && same(&hold.addresses)) {
-        return (answer, plan);
+    // What we gave ourselves, as IPAM of the same chain, is pinned and held already.
+    if let Some(given) = world.holds.all.get(&request.attachment).filter(|hold| !hold.seen) {
+        let there = given.addresses.iter().all(|address| addresses.contains(address));
+        answer.before = (!there).then(|| given.addresses.clone());
+        return Ok((answer, plan));
     }
     if let Some(key) = request.pin().map(|id| id.words()) {
         match world.book.pins.get(key.as_str()) {
             Some(entry) if same(&entry.addresses()) && !world.index().void.contains(&key.as_str()) => {
                 plan.rests_on = entry.end;
             }
+            _ if world.book.used.is_some() => return Err(Error::Incomplete),
             entry => {
                 let claims = addresses.iter().filter_map(|a| world.index().by_address.get(a));
                 let others: BTreeSet<_> = claims.map(|c| c.key).filter(|k| *k != key).collect();
@@ -218,7 +228,7 @@ pub(crate) fn observe(
         }
     }
     plan.holds.push(request.hold(addresses.to_vec(), true, now));
-    (answer, plan)
+    Ok((answer, plan))
 }
 
 /// Whose holds a DEL or GC is about.

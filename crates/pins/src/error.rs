@@ -40,8 +40,9 @@ pub enum Error {
     Differs { container: ContainerId, held: String, said: String },
     #[error("pod {} has no pin on network {} for {}", .0.pod, .0.network, .0.interface)]
     NoPin(PinId),
-    #[error("{path} is no list of pins: {reason}")]
-    NotAList { path: PathBuf, reason: String },
+    #[error("a part of the log cannot answer this")]
+    #[doc(hidden)]
+    Incomplete,
 }
 
 impl Error {

@@ -1,7 +1,7 @@
-//! The pins log as a file: read whole, appended to, written anew.
+//! A log as a file: read, appended to, written anew.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -38,61 +38,81 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// A log file, read whole.
+/// A log file.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) path: PathBuf,
-    /// What the file says. Shared, so that a replay may look at it while the file is written.
-    pub(crate) bytes: Rc<Vec<u8>>,
     file: Option<File>,
     /// Why nothing can be appended, if so.
     refusal: Option<io::Error>,
     pub(crate) inode: u64,
+    pub(crate) length: u64,
+    /// What the file says, once asked for. Shared, so that a replay may look at it while the file is written.
+    bytes: Option<Rc<Vec<u8>>>,
 }
 
 impl Journal {
-    /// Reads the log. What cannot be read is moved aside, and the log begins anew; what cannot be written is read.
+    /// Opens a log. What cannot be opened or read is moved aside, and the log begins anew; what cannot be written is read.
     pub(crate) fn open(path: &Path, notes: &mut Vec<String>) -> Self {
         match Self::try_open(path) {
             Ok(journal) => journal,
-            Err(error) => {
-                let aside = path.with_extension("unreadable");
-                let _ = fs::remove_file(&aside);
-                let kept = match fs::rename(path, &aside) {
-                    Ok(()) => format!("kept as {}", aside.display()),
-                    Err(e) => format!("not moved aside: {e}"),
-                };
-                notes.push(format!("{} cannot be read ({error}), {kept}; it begins anew", path.display()));
-                Self::try_open(path).unwrap_or_else(|error| Self::none(path, error))
-            }
+            Err(error) => Self::anew(path, &error, notes),
         }
     }
 
-    fn none(path: &Path, error: io::Error) -> Self {
-        Self { path: path.to_owned(), bytes: Rc::default(), file: None, refusal: Some(error), inode: 0 }
+    fn anew(path: &Path, error: &io::Error, notes: &mut Vec<String>) -> Self {
+        let aside = path.with_extension("unreadable");
+        let _ = fs::remove_file(&aside);
+        let kept = match fs::rename(path, &aside) {
+            Ok(()) => format!("kept as {}", aside.display()),
+            Err(e) => format!("not moved aside: {e}"),
+        };
+        notes.push(format!("{} cannot be read ({error}), {kept}; it begins anew", path.display()));
+        Self::try_open(path).unwrap_or_else(|error| Self::none(path, Some(error)))
+    }
+
+    fn none(path: &Path, refusal: Option<io::Error>) -> Self {
+        Self { path: path.to_owned(), file: None, refusal, inode: 0, length: 0, bytes: None }
     }
 
     fn try_open(path: &Path) -> io::Result<Self> {
         let append = OpenOptions::new().read(true).append(true).mode(0o600).open(path);
         let (file, refusal) = match append {
             Ok(file) => (file, None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Made by the first write, so that a read leaves no trace.
-                let journal = Self::none(path, error);
-                return Ok(Self { refusal: None, ..journal });
-            }
+            // Made by the first write, so that a read leaves no trace.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::none(path, None)),
             Err(error) => (File::open(path)?, Some(error)),
         };
         let metadata = file.metadata()?;
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1);
-        (&file).read_to_end(&mut bytes)?;
-        Ok(Self {
-            path: path.to_owned(),
-            bytes: Rc::new(bytes),
-            file: Some(file),
-            refusal,
-            inode: metadata.ino(),
-        })
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a file"));
+        }
+        let (inode, length) = (metadata.ino(), metadata.len());
+        Ok(Self { path: path.to_owned(), file: Some(file), refusal, inode, length, bytes: None })
+    }
+
+    /// The file to look at, if there is one.
+    pub(crate) fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    /// All the file says.
+    pub(crate) fn bytes(&mut self, notes: &mut Vec<String>) -> Rc<Vec<u8>> {
+        if let Some(bytes) = &self.bytes {
+            return Rc::clone(bytes);
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0) + 1);
+        let read = self.file.as_ref().map_or(Ok(0), |mut file| {
+            file.seek(io::SeekFrom::Start(0))?;
+            file.read_to_end(&mut bytes)
+        });
+        if let Err(error) = read {
+            *self = Self::anew(&self.path, &error, notes);
+            bytes.clear();
+        }
+        let bytes = Rc::new(bytes);
+        self.bytes = Some(Rc::clone(&bytes));
+        bytes
     }
 
     fn writable(&mut self) -> io::Result<&File> {
@@ -110,27 +130,27 @@ impl Journal {
         self.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    pub(crate) fn length(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
     /// Cuts a torn tail off and appends. Either all of it is in the file, and on disk if `durable`, or nothing.
     pub(crate) fn append(&mut self, records: &[u8], torn: Option<usize>, durable: bool) -> io::Result<()> {
-        let keep = torn.unwrap_or(self.bytes.len());
-        let whole = self.bytes.len();
+        let keep = torn.map_or(self.length, |torn| torn as u64);
+        let whole = self.length;
         let mut file = self.writable()?;
         if keep < whole {
-            file.set_len(keep as u64)?;
+            file.set_len(keep)?;
         }
         let written = file.write_all(records).and_then(|()| if durable { file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
             // A record that may not be on disk must not be found by the next reader either.
-            let _ = file.set_len(keep as u64).and_then(|()| file.sync_data());
+            let _ = file.set_len(keep).and_then(|()| file.sync_data());
+            (self.length, self.bytes) = (keep, None);
             return Err(error);
         }
-        let bytes = Rc::make_mut(&mut self.bytes);
-        bytes.truncate(keep);
-        bytes.extend_from_slice(records);
+        self.length = keep + records.len() as u64;
+        if let Some(bytes) = &mut self.bytes {
+            let bytes = Rc::make_mut(bytes);
+            bytes.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+            bytes.extend_from_slice(records);
+        }
         Ok(())
     }
 
@@ -141,10 +161,10 @@ impl Journal {
 
     /// Whether a record of `size` bytes could be appended now: tried with empty lines, which mean nothing.
     pub(crate) fn probe(&mut self, size: usize, torn: Option<usize>, durable: bool) -> io::Result<()> {
-        let before = torn.unwrap_or(self.bytes.len());
+        let before = torn.map_or(self.length, |torn| torn as u64);
         self.append(&vec![b'\n'; size], torn, durable)?;
-        Rc::make_mut(&mut self.bytes).truncate(before);
-        self.writable()?.set_len(before as u64)
+        (self.length, self.bytes) = (before, None);
+        self.writable()?.set_len(before)
     }
 
     /// Puts a new log in the place of this one, on disk when this returns if `durable`.
@@ -152,7 +172,6 @@ impl Journal {
         self.writable()?;
         replace(&self.path, bytes, durable)?;
         *self = Self::try_open(&self.path)?;
-        debug_assert_eq!(self.bytes.as_slice(), bytes, "the log is what was written");
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! Appends are whole records and everything else is a rename, so whoever watches the two directories (inotify) and reads
 //! again after an event sees each state in turn.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -81,12 +82,18 @@ impl Snapshot {
         let list = PodList::read(store.state());
         let book = Book::replay(&log);
         let holds = Holds::replay(&held, store.boot());
+        let live: BTreeMap<_, _> = holds
+            .all
+            .values()
+            .filter(|hold| lives(hold))
+            .filter_map(|hold| Some((hold.pin()?, hold)))
+            .collect();
         let mut pins: Vec<_> = book
             .pins
             .iter()
             .filter_map(|(key, entry)| {
                 let id = PinId::from_words(key)?;
-                let hold = holds.all.values().find(|hold| hold.pin().as_ref() == Some(&id) && lives(hold));
+                let hold = live.get(&id).copied();
                 let gone = || list.as_ref().is_some_and(|list| list.gone(book.id, entry.latest(), &id.pod));
                 let state = match hold {
                     Some(_) => PinState::Held,

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
 use crate::book::Book;
@@ -21,6 +20,7 @@ use crate::lock::Lock;
 use crate::names::{Attachment, ContainerId, Interface, Network, PinId};
 use crate::pods::PodList;
 use crate::range::Ranges;
+use crate::scan::{Keys, Scan};
 use crate::{Answer, Request, heal};
 
 pub use crate::decide::Part;
@@ -81,8 +81,8 @@ impl Store {
         journal::make_directory(&self.run).map_err(Error::io(&self.run))?;
         let lock = Lock::take(&self.run.join(LOCK), self.deadline)?;
         let mut notes = Vec::new();
-        let held = Journal::open(&self.run.join(HOLDS), &mut notes);
-        let mut holds = Holds::replay(&held.bytes, &self.boot);
+        let mut held = Journal::open(&self.run.join(HOLDS), &mut notes);
+        let mut holds = Holds::replay(&held.bytes(&mut notes), &self.boot);
         if holds.damaged > 0 {
             let n = holds.damaged;
             notes.push(format!("{n} records of {} were damaged and are lost", held.path.display()));
@@ -128,7 +128,11 @@ impl Transaction<'_> {
     ) -> Result<Answer, Error> {
         let network = request.attachment.network.clone();
         let now = self.now;
-        self.run(&network, before, |world| decide::add(world, ranges, request, now))
+        if !request.requested.is_empty() {
+            return self.run(&network, before, |world| decide::add(world, ranges, request, now));
+        }
+        let key = request.pin().map(|id| id.words());
+        self.run_by_part(&network, key, before, |world| decide::add(world, ranges, request, now))
     }
 
     /// Records what addresses another IPAM gave a container.
@@ -138,7 +142,8 @@ impl Transaction<'_> {
     pub fn observe(&mut self, request: &Request, addresses: &[IpAddr]) -> Result<Answer, Error> {
         let now = self.now;
         let network = &request.attachment.network;
-        self.run(network, None, |world| Ok(decide::observe(world, request, addresses, now)))
+        let key = request.pin().map(|id| id.words());
+        self.run_by_part(network, key, None, |world| decide::observe(world, request, addresses, now))
     }
 
     /// Frees what a container holds by an interface. The pin stays.
@@ -149,7 +154,7 @@ impl Transaction<'_> {
         if let Some(before) = before {
             before.remove(own);
         }
-        self.run(&own.network, None, |world| Ok(((), decide::del(world, own, part))))
+        self.run_by_part(&own.network, None, None, |world| Ok(((), decide::del(world, own, part))))
     }
 
     /// Frees what a container holds by an interface on whatever network: for a DEL that does not say which.
@@ -185,7 +190,7 @@ impl Transaction<'_> {
                 before.forget(stale.address);
             }
         }
-        self.run(network, None, |world| {
+        self.run_by_part(network, None, None, |world| {
             let plan = decide::gc(world, valid, part);
             Ok((plan.holds.len(), plan))
         })
@@ -196,7 +201,9 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error::NoHold`] or [`Error::Differs`].
     pub fn check(&mut self, own: &Attachment, said: &[IpAddr]) -> Result<(), Error> {
-        self.run(&own.network, None, |world| Ok((decide::check(world, own, said)?, Plan::default())))
+        self.run_by_part(&own.network, None, None, |world| {
+            Ok((decide::check(world, own, said)?, Plan::default()))
+        })
     }
 
     /// Whether any pod could be added to a network: a new one, or one that comes home. Without ranges, whether one could be
@@ -218,10 +225,10 @@ impl Transaction<'_> {
         }
         let torn = self.holds.torn.take();
         self.held.probe(PROBE, torn, false).map_err(|source| self.not_held(source))?;
-        let torn = Book::replay(&self.log.bytes).torn;
+        let torn = Book::replay(&self.log.bytes(&mut self.notes)).torn;
         let log = self.log.probe(PROBE, torn, true).map_err(|source| self.not_durable(source));
         let Some(ranges) = ranges else {
-            let known = !Book::replay(&self.log.bytes).pins.is_empty();
+            let known = !Book::replay(&self.log.bytes(&mut self.notes)).pins.is_empty();
             return if known { Ok(()) } else { log };
         };
         self.run(network, before, |world| Ok((decide::status(world, ranges, log)?, Plan::default())))
@@ -244,7 +251,7 @@ impl Transaction<'_> {
                 return Err(Error::Held { address, container, pod: hold.pod.clone() });
             }
         }
-        if !Book::replay(&self.log.bytes).pins.contains_key(key.as_str()) {
+        if !Book::replay(&self.log.bytes(&mut self.notes)).pins.contains_key(key.as_str()) {
             return Err(Error::NoPin(id.clone()));
         }
         // The holds first: a hold that still names the pod would bring the pin back.
@@ -309,18 +316,61 @@ impl Transaction<'_> {
         self.now
     }
 
-    /// Replays, decides, and makes what was decided true.
+    /// Decides and makes what was decided true: by the part of the log that concerns `key` and the live holds, where that is
+    /// enough, else by the whole.
+    fn run_by_part<T>(
+        &mut self,
+        network: &Network,
+        key: Option<String>,
+        before: Option<&HostLocal>,
+        verb: impl Fn(&World<'_>) -> Result<(T, Plan), Error>,
+    ) -> Result<T, Error> {
+        let keys: Keys = self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
+        let scan = self.log.file().map(|file| Scan::read(file, network, &keys));
+        let Some(Ok(Some(scan))) = scan else { return self.run(network, before, verb) };
+        let pods = PodList::read(&self.store.state);
+        let outside = Files::new(before, network);
+        let book = scan.book();
+        let decided = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside));
+        // A part that says no may say so only because it is a part.
+        let Ok((answer, plan)) = decided else { return self.run(network, before, verb) };
+        self.carry_out(&book, pods.as_ref(), before, &plan)?;
+        let wasteful = scan.is_wasteful() && self.log.length > heal::SMALL as u64;
+        if plan.writes_log() && (wasteful || scan.pins() > heal::REMEMBERED) {
+            self.compact(pods.as_ref());
+        }
+        Ok(answer)
+    }
+
+    /// Replays the whole log, decides, and makes what was decided true.
     fn run<T>(
         &mut self,
         network: &Network,
         before: Option<&HostLocal>,
         verb: impl FnOnce(&World<'_>) -> Result<(T, Plan), Error>,
     ) -> Result<T, Error> {
-        let bytes = Rc::clone(&self.log.bytes);
+        let bytes = self.log.bytes(&mut self.notes);
         let book = Book::replay(&bytes);
         let pods = PodList::read(&self.store.state);
         let outside = Files::new(before, network);
         let (answer, plan) = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside))?;
+        self.carry_out(&book, pods.as_ref(), before, &plan)?;
+        let crowded = heal::worth(&book, &self.holds, pods.as_ref());
+        drop(book);
+        drop(bytes);
+        if crowded && plan.writes_log() {
+            self.compact(pods.as_ref());
+        }
+        Ok(answer)
+    }
+
+    fn carry_out(
+        &mut self,
+        book: &Book<'_>,
+        pods: Option<&PodList>,
+        before: Option<&HostLocal>,
+        plan: &Plan,
+    ) -> Result<(), Error> {
         if let Some(before) = before {
             for change in &plan.holds {
                 if let Change::Free(dead) = change {
@@ -328,14 +378,7 @@ impl Transaction<'_> {
                 }
             }
         }
-        self.apply(&book, pods.as_ref(), &plan)?;
-        let crowded = heal::worth(&book, &self.holds, pods.as_ref());
-        drop(book);
-        drop(bytes);
-        if crowded && !(plan.durable.is_empty() && plan.best_effort.is_empty()) {
-            self.compact(pods.as_ref());
-        }
-        Ok(answer)
+        self.apply(book, pods, plan)
     }
 
     fn not_durable(&self, source: io::Error) -> Error {
@@ -367,7 +410,7 @@ impl Transaction<'_> {
     }
 
     fn synced(&self) -> Change {
-        Change::Synced(Synced { inode: self.log.inode, length: self.log.length() })
+        Change::Synced(Synced { inode: self.log.inode, length: self.log.length })
     }
 
     fn write_log(
@@ -396,7 +439,7 @@ impl Transaction<'_> {
         if self.holds.stale || self.holds.damaged > 0 || crowded {
             let bytes = self.holds.rewritten(&self.store.boot, self.now);
             self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
-            let read = Holds::replay(&self.held.bytes, &self.store.boot);
+            let read = Holds::replay(&bytes, &self.store.boot);
             (self.holds.frames, self.holds.damaged) = (read.frames, 0);
             (self.holds.stale, self.holds.torn) = (false, None);
             return Ok(());
@@ -411,10 +454,13 @@ impl Transaction<'_> {
         self.held.append(&records, torn, false).map_err(|source| self.not_held(source))
     }
 
-    /// Writes the log anew. Not being able to is no error: the log as it is says the same.
+    /// Writes the log anew, where that is worth its while. Not being able to is no error: the log as it is says the same.
     fn compact(&mut self, pods: Option<&PodList>) {
-        let bytes = Rc::clone(&self.log.bytes);
+        let bytes = self.log.bytes(&mut self.notes);
         let book = Book::replay(&bytes);
+        if !heal::worth(&book, &self.holds, pods) {
+            return;
+        }
         let anew = heal::compacted(&book, &self.holds, pods, self.now);
         if book.damaged > 0 {
             let kept = self.log.path.with_extension("damaged");

@@ -1,6 +1,7 @@
 //! Random operations against a model: no address twice, none leaked, no pin lost after its ADD returned.
 //!
 //! `CORAX_OPERATIONS` sets how many operations each run makes (1,500), `CORAX_SEED` the first seed.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on ends
 

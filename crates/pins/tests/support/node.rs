@@ -1,6 +1,5 @@
 //! A node for tests of the store: two directories, network namespaces that are files, and a generator of chance.
-#![allow(dead_code, missing_docs, unreachable_pub)]
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
