@@ -416,11 +416,11 @@ impl<'a> Builder<'a> {
     }
 
     fn elements(&self) -> Sorted<(Set, Prefix), ()> {
-        let mut own = DisjointElements::new(SetRole::Own);
+        let mut own = IntervalElements::new(SetRole::Own);
         own.extend(self.topology.own.iter().chain(&self.topology.extra).copied());
-        let mut remote = DisjointElements::new(SetRole::Remote);
+        let mut remote = IntervalElements::new(SetRole::Remote);
         remote.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
-        let mut overlay = DisjointElements::new(SetRole::Overlay);
+        let mut overlay = IntervalElements::new(SetRole::Overlay);
         if self.topology.role == Role::Member || self.topology.mesh {
             overlay.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
         }
@@ -430,30 +430,51 @@ impl<'a> Builder<'a> {
             let set = Set { role: SetRole::Members, family: Family::of(*address) };
             ((set, Prefix::host(*address)), ())
         });
-        members.chain(own.0).chain(remote.0).chain(overlay.0).collect()
+        members
+            .chain(own.into_elements())
+            .chain(remote.into_elements())
+            .chain(overlay.into_elements())
+            .collect()
     }
 }
 
-/// Elements of an interval set: an interval set refuses one that overlaps another, so the wider one stands for both.
-struct DisjointElements(Vec<((Set, Prefix), ())>, SetRole);
+/// Elements of an interval set that cover the same addresses with the fewest prefixes. An interval set refuses one that
+/// overlaps another, and pod CIDRs come in blocks: ten thousand of them are a few elements.
+struct IntervalElements(Vec<Prefix>, SetRole);
 
-impl DisjointElements {
+impl IntervalElements {
     const fn new(role: SetRole) -> Self {
         Self(Vec::new(), role)
     }
 
     fn extend(&mut self, prefixes: impl Iterator<Item = Prefix>) {
-        let mut prefixes: Vec<Prefix> =
-            prefixes.chain(self.0.iter().map(|((_, prefix), ())| *prefix)).collect();
-        prefixes.sort();
-        // Sorted, a prefix that covers others stands right before them.
-        prefixes.dedup_by(|later, earlier| earlier.covers(later));
-        let role = self.1;
-        self.0 = prefixes
-            .into_iter()
-            .map(|prefix| ((Set { role, family: prefix.family() }, prefix), ()))
-            .collect();
+        self.0.extend(prefixes);
     }
+
+    fn into_elements(self) -> impl Iterator<Item = ((Set, Prefix), ())> {
+        let Self(prefixes, role) = self;
+        let element = move |prefix: Prefix| ((Set { role, family: prefix.family() }, prefix), ());
+        aggregate(prefixes).into_iter().map(element)
+    }
+}
+
+/// The fewest prefixes that cover exactly the addresses of the given ones.
+fn aggregate(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    prefixes.sort_unstable();
+    let mut merged: Vec<Prefix> = Vec::new();
+    for prefix in prefixes {
+        // Sorted, a prefix that covers others stands right before them.
+        if merged.last().is_some_and(|last| last.covers(&prefix)) {
+            continue;
+        }
+        let mut prefix = prefix;
+        while let Some(both) = merged.last().and_then(|last| last.joined(&prefix)) {
+            merged.pop();
+            prefix = both;
+        }
+        merged.push(prefix);
+    }
+    merged
 }
 
 /// A path over the overlay, of one family.

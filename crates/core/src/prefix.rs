@@ -120,6 +120,15 @@ impl Prefix {
         self.covers(other) || other.covers(self)
     }
 
+    /// The prefix that is made of exactly this one and `other`, if there is one.
+    #[must_use]
+    pub fn joined(&self, other: &Self) -> Option<Self> {
+        let length = self.length().checked_sub(1)?;
+        let both = Self::new(self.first(), length);
+        let halves = self.length() == other.length() && self != other && both.covers(other);
+        halves.then_some(both)
+    }
+
     /// The address that a node holds of its own pod prefix, the source of what its processes send: the first of IPv4,
     /// as flannel does; the last of IPv6, whose first is the subnet-router anycast address (RFC 4291, 2.6.1).
     #[must_use]

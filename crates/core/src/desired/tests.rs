@@ -52,16 +52,33 @@ fn no_device_that_carries_ipv6_goes_under_1280() {
     assert_eq!(desired.links.get(&Device::Overlay).unwrap().mtu, 1280);
 }
 
+proptest::proptest! {
+    #[test]
+    fn an_interval_set_covers_exactly_its_prefixes_and_with_no_two_that_could_be_one(
+        prefixes in proptest::collection::vec((0u8..32, 27u8..=32), 0..16),
+    ) {
+        let given: Vec<Prefix> =
+            prefixes.iter().map(|(last, length)| Prefix::new(IpAddr::from([10, 0, 0, *last]), *length)).collect();
+        let merged = aggregate(given.clone());
+        for last in 0..64 {
+            let address = IpAddr::from([10, 0, 0, last]);
+            let held = merged.iter().filter(|prefix| prefix.contains(address)).count();
+            let wanted = given.iter().any(|prefix| prefix.contains(address));
+            proptest::prop_assert_eq!(held, usize::from(wanted));
+        }
+        let joinable = merged.windows(2).any(|pair| pair[0].joined(&pair[1]).is_some());
+        proptest::prop_assert!(!joinable);
+    }
+}
+
 #[test]
 fn every_remote_prefix_has_an_unreachable_twin_in_both_tables() {
     for node in ["c1", "c2", "s1", "s2", "b1"] {
         let desired = desired(node, Identity::NodeName, false);
-        let remote: Vec<Prefix> = desired
-            .elements
-            .keys()
-            .filter(|(set, _)| set.role == SetRole::Remote)
-            .map(|(_, prefix)| *prefix)
-            .collect();
+        let view = View::build(&demo(), &Settings::default(), None);
+        let node: crate::name::NodeName = node.parse().unwrap();
+        let others = view.domains.values().filter(|domain| domain.member(&node).is_none());
+        let remote: Vec<Prefix> = others.flat_map(|domain| domain.prefixes()).collect();
         assert!(!remote.is_empty());
         for prefix in remote {
             for table in [Table::Remote, Table::Tunnel] {
