@@ -154,6 +154,11 @@ impl Kernel {
         }
     }
 
+    /// What was seen until now is being planned for: [`drain`](Self::drain) tells of what comes after.
+    pub(crate) const fn take_in(&mut self) {
+        self.mirror.changed = false;
+    }
+
     /// Reads everything anew: at start, and from time to time against what no event tells.
     ///
     /// # Errors

@@ -163,6 +163,7 @@ impl Node {
         let mut done: Vec<Done> = Vec::new();
         for _ in 0..ROUNDS {
             self.read_tunnels();
+            self.kernel.take_in();
             let mut changes = self.kernel.repairs();
             changes.extend(plan(desired, self.kernel.observed()));
             if changes.is_empty() {

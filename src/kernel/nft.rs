@@ -12,9 +12,10 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use corax_core::nft::{CHECKSUM_SET, Ruleset};
-use corax_core::object::Set;
+use corax_core::object::{Set, SetRole};
 use corax_core::observed::{NftTable, Observed};
 use corax_core::prefix::Prefix;
+use corax_core::sorted::{Difference, merge};
 use nix::errno::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -26,6 +27,9 @@ use super::wire::Messages;
 
 const NETLINK_NETFILTER: u16 = 12;
 const NFNLGRP_NFTABLES: u32 = 7;
+
+/// From so many elements on, nft is not asked to add them.
+const MANY: usize = 1024;
 
 pub(super) struct Nft {
     program: PathBuf,
@@ -260,18 +264,24 @@ impl Nft {
         } else {
             self.odd.insert(set);
         }
-        let found: BTreeSet<Prefix> = prefixes.into_iter().flatten().collect();
-        let gone: Vec<_> = elements_of(observed, set)
-            .filter(|prefix| !found.contains(prefix))
-            .map(|prefix| (set, prefix))
-            .collect();
-        let mut changed = !gone.is_empty();
+        let mut found = prefixes.unwrap_or_default();
+        found.sort_unstable();
+        let mut gone = Vec::new();
+        let mut new = BTreeMap::new();
+        merge(
+            found.iter().map(|prefix| (prefix, &())),
+            elements_of(observed, set).map(|prefix| (prefix, &())),
+            |difference| match difference {
+                Difference::Missing(prefix, ()) => drop(new.insert((set, *prefix), ())),
+                Difference::Extra(prefix, ()) => gone.push((set, *prefix)),
+                Difference::Both(..) => {}
+            },
+        );
+        let changed = !gone.is_empty() || !new.is_empty();
         for element in gone {
             observed.elements.remove(&element);
         }
-        for prefix in found {
-            changed |= observed.elements.insert((set, prefix), ()).is_none();
-        }
+        observed.elements.append(&mut new);
         Ok(changed)
     }
 
@@ -291,17 +301,23 @@ impl Nft {
         ruleset: &Ruleset,
         elements: &[(Set, Prefix)],
     ) -> Result<(), Refused> {
+        // nft takes its time over ten thousand elements. Where there was no table, nobody depends yet on who may send to the
+        // VXLAN port, and that set is filled after it.
+        let fill = elements.len() >= MANY && self.table == NftTable::Absent;
+        let (later, with): (Vec<_>, Vec<_>) =
+            elements.iter().partition(|(set, _)| fill && set.role == SetRole::Members);
         let mut text = String::new();
-        ruleset.write(&mut text, elements).expect("writing to a string cannot fail");
+        ruleset.write(&mut text, &with).expect("writing to a string cannot fail");
         self.take_events()?;
         self.writers.clear();
+        self.stale = true;
         program::run(&self.program, &["-f", "-"], &text, "-f -")?;
         drop(text);
-        self.stale = true;
         let listing = self.listing()?;
         self.take_events()?;
+        let alone = self.send_unheard(&later)?;
         // Whoever else wrote meanwhile is in the listing: then it is not sealed, and made once more.
-        if let (Some(listing), true) = (&listing, self.writers.len() <= 1) {
+        if let (Some(listing), true) = (&listing, alone && self.writers.len() <= 1) {
             let checksum = u128::from(ruleset.fingerprint()) << 64 | u128::from(digest(listing));
             let element = Prefix::host(IpAddr::from(Ipv6Addr::from(checksum)));
             self.send(|batch| batch.add(CHECKSUM_SET, false, &[element]))?;
@@ -338,6 +354,20 @@ impl Nft {
         }
         self.drain(observed)?;
         Ok(())
+    }
+
+    /// Adds elements with the events unheard, of which the kernel makes one for each: who calls reads the sets afterwards.
+    /// False where somebody else committed meanwhile, perhaps to our table.
+    fn send_unheard(&mut self, add: &[(Set, Prefix)]) -> Result<bool, Refused> {
+        if add.is_empty() {
+            return Ok(true);
+        }
+        let before = wire::generation(&mut self.requests)?;
+        self.events.leave(&[NFNLGRP_NFTABLES])?;
+        let sent = self.send_elements(&[], add);
+        self.events.join(&[NFNLGRP_NFTABLES])?;
+        sent?;
+        Ok(wire::generation(&mut self.requests)?.wrapping_sub(before) == 1)
     }
 
     fn send_elements(&mut self, delete: &[(Set, Prefix)], add: &[(Set, Prefix)]) -> Result<(), Failure> {
@@ -383,10 +413,10 @@ impl Nft {
     }
 }
 
-fn elements_of(observed: &Observed, set: Set) -> impl Iterator<Item = Prefix> {
+fn elements_of(observed: &Observed, set: Set) -> impl Iterator<Item = &Prefix> {
     let least = Prefix::new(IpAddr::from([0, 0, 0, 0]), 0);
     let from = observed.elements.range((set, least)..);
-    from.map(|(element, ())| *element).take_while(move |(of, _)| *of == set).map(|(_, prefix)| prefix)
+    from.map(|(element, ())| element).take_while(move |(of, _)| *of == set).map(|(_, prefix)| prefix)
 }
 
 /// The table, by its checksum and its listing.

@@ -13,7 +13,7 @@ use crate::object::{
     SetRole, Sysctl, TUNNEL_PORT, TWIN_METRIC, Table, Tunnel, VNI, VXLAN_AGEING, VXLAN_PORT, Via, Vxlan,
     path_metric,
 };
-use crate::prefix::{Family, Prefix};
+use crate::prefix::{Family, Prefix, rank};
 use crate::sorted::Sorted;
 use crate::topology::{Path, Role, Topology, Vtep};
 
@@ -149,7 +149,7 @@ impl<'a> Builder<'a> {
             addresses: self.addresses(),
             fdb: self.fdb(),
             neighbours: self.neighbours(),
-            nexthops: hops.iter().map(|hop| (hop.id, hop.to)).collect(),
+            nexthops: Sorted::ranked(hops.iter().map(|hop| (hop.id, hop.to)), |id| id.0.into()),
             routes: self.routes(&hops),
             rules: self.rules(),
             tunnels: self.tunnels(),
@@ -256,14 +256,14 @@ impl<'a> Builder<'a> {
 
     fn fdb(&self) -> Sorted<Mac, IpAddr> {
         let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
-        vteps.map(|vtep| (vtep.mac, vtep.underlay)).collect()
+        Sorted::ranked(vteps.map(|vtep| (vtep.mac, vtep.underlay)), |mac| mac.number())
     }
 
     fn neighbours(&self) -> Sorted<IpAddr, Mac> {
         let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
         let hops =
             vteps.flat_map(|vtep| self.families.iter().map(|family| (next_hop(vtep, *family), vtep.mac)));
-        hops.collect()
+        Sorted::ranked(hops, |address| rank(*address))
     }
 
     /// The paths over the overlay that anything goes by, each with the id of its nexthop: one of its own and the next
@@ -285,8 +285,7 @@ impl<'a> Builder<'a> {
                 to: next_hop(vtep, family),
             });
         };
-        let is_gateway =
-            |vtep: &&Vtep| topology.role == Role::Member && Some(&vtep.node) == topology.gateway.as_ref();
+        let is_gateway = |vtep: &&Vtep| topology.role == Role::Member && vtep.gateway;
         for vtep in topology.vteps.iter().filter(is_gateway) {
             for family in &self.families {
                 if topology.remotes.iter().any(|(prefix, _)| prefix.family() == *family) {
@@ -460,7 +459,8 @@ impl IntervalElements {
 
 /// The fewest prefixes that cover exactly the addresses of the given ones.
 fn aggregate(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
-    prefixes.sort_unstable();
+    // Stable, which is quick where most are in order already.
+    prefixes.sort();
     let mut merged: Vec<Prefix> = Vec::new();
     for prefix in prefixes {
         // Sorted, a prefix that covers others stands right before them.

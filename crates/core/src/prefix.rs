@@ -1,5 +1,6 @@
 //! Address prefixes whose host bits are zero.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -41,9 +42,32 @@ impl Family {
 
 /// A network: an address with its host bits zero, and a length in bits. IPv4 sorts before IPv6, then by address, then
 /// the shorter (wider) prefix first.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Prefix(IpNetwork);
+
+/// By family, first address and length, so that a prefix stands right before those that it covers. Compared as numbers:
+/// sorting ten thousand of them is most of a plan's time.
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self.0, other.0) {
+            (IpNetwork::V4(left), IpNetwork::V4(right)) => {
+                (left.ip().to_bits(), left.prefix()).cmp(&(right.ip().to_bits(), right.prefix()))
+            }
+            (IpNetwork::V6(left), IpNetwork::V6(right)) => {
+                (left.ip().to_bits(), left.prefix()).cmp(&(right.ip().to_bits(), right.prefix()))
+            }
+            (IpNetwork::V4(_), IpNetwork::V6(_)) => Ordering::Less,
+            (IpNetwork::V6(_), IpNetwork::V4(_)) => Ordering::Greater,
+        }
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Why a text is no prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +78,15 @@ pub enum PrefixError {
     /// The text is not of the form `address/length`.
     #[error("malformed CIDR {0:?}")]
     Malformed(String),
+}
+
+/// A number that never falls where the address rises: all of an IPv4 address, the first half of an IPv6 address.
+#[must_use]
+pub fn rank(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => 1 << 63 | u64::try_from(address.to_bits() >> 65).unwrap_or_default(),
+    }
 }
 
 impl Prefix {
@@ -69,7 +102,7 @@ impl Prefix {
     /// The prefix of one address.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
-        Self::new(address, Family::of(address).bits())
+        Self(IpNetwork::from(address))
     }
 
     /// The address family.

@@ -17,9 +17,30 @@ impl<K: Ord, V> FromIterator<(K, V)> for Sorted<K, V> {
         // What comes in order is only looked through.
         items.sort_by(|(left, _), (right, _)| left.cmp(right));
         items.dedup_by(|(later, _), (earlier, _)| later == earlier);
-        items.shrink_to_fit();
+        // What is kept holds no more memory than it needs.
+        if items.len() < items.capacity() / 4 * 3 {
+            items.shrink_to_fit();
+        }
         Self(items)
     }
+}
+
+impl<K: Ord + Copy, V: Copy> Sorted<K, V> {
+    /// The same as collecting, for many items in no order: sorts numbers and moves each item once. `rank` never falls where
+    /// the key rises.
+    pub fn ranked(items: impl IntoIterator<Item = (K, V)>, rank: impl Fn(&K) -> u64) -> Self {
+        let items: Vec<_> = items.into_iter().collect();
+        order(&items, |(key, _)| rank(key)).filter_map(|at| items.get(at).copied()).collect()
+    }
+}
+
+/// Indices of items by rank, those of one rank as they come.
+pub fn order<T>(items: &[T], rank: impl Fn(&T) -> u64) -> impl Iterator<Item = usize> {
+    // One number is compared without a branch; the lower half keeps the order of equals and says which it was.
+    let numbers = items.iter().map(rank).zip(0u64..);
+    let mut numbers: Vec<u128> = numbers.map(|(rank, at)| u128::from(rank) << 64 | u128::from(at)).collect();
+    numbers.sort_unstable();
+    numbers.into_iter().map(|number| usize::try_from(number & u128::from(u64::MAX)).unwrap_or(usize::MAX))
 }
 
 impl<K: Ord, V> Sorted<K, V> {
@@ -103,6 +124,14 @@ pub fn merge<'a, K: Ord + 'a, D, O>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn ranked_is_collected(items in proptest::collection::vec((0u32..40, 0u8..), 0..64), coarse in 0u32..4) {
+            let collected: Sorted<u32, u8> = items.iter().copied().collect();
+            proptest::prop_assert_eq!(Sorted::ranked(items, |key| u64::from(key >> coarse)), collected);
+        }
+    }
 
     #[test]
     fn merge_tells_missing_both_and_extra() {

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 
-use foldhash::HashSet;
+use foldhash::{HashSet, HashSetExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, rank};
 use crate::problem::Problem;
-use crate::view::{Domain, GatewayNode, Member, View};
+use crate::sorted::order;
+use crate::view::{Domain, GatewayNode, Member, Subnets, View};
 use crate::vtep::Identity;
 
 mod links;
@@ -55,8 +55,8 @@ pub struct Local<'a> {
 /// Another member's end of the overlay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vtep {
-    /// The member.
-    pub node: NodeName,
+    /// It is the domain's gateway node's.
+    pub gateway: bool,
     /// Its hardware address on the overlay.
     pub mac: Mac,
     /// Its underlay address.
@@ -64,7 +64,7 @@ pub struct Vtep {
     /// The address that stands for it as a next hop of IPv4 on this node.
     pub next_hop: Ipv4Addr,
     /// Its pods' prefixes.
-    pub subnets: Arc<[Prefix]>,
+    pub subnets: Subnets,
 }
 
 /// How a remote prefix is reached.
@@ -130,9 +130,9 @@ pub struct Topology {
     pub own: Vec<Prefix>,
     /// Beside them, what it answers for as the gateway node.
     pub extra: Vec<Prefix>,
-    /// The other members that it speaks to over the overlay, sorted by name.
+    /// The other members that it speaks to over the overlay, sorted by prefixes.
     pub vteps: Vec<Vtep>,
-    /// Underlay addresses of all other members.
+    /// Underlay addresses of all other members, sorted.
     pub members: Vec<IpAddr>,
     /// Prefixes of other domains, sorted, and how each is reached.
     pub remotes: Vec<(Prefix, Path)>,
@@ -189,10 +189,20 @@ impl Topology {
             self.role = Role::Member;
         }
         let all = self.role == Role::Gateway || self.mesh;
-        let mut taken: HashSet<Ipv4Addr> = self.own_overlay.into_iter().collect();
-        for other in domain.members.iter().filter(|other| other.node != member.node) {
-            self.members.push(other.underlay);
-            if !all && self.gateway.as_ref() != Some(&other.node) {
+        let most = if all { domain.members.len() } else { 1 };
+        self.vteps.reserve(most);
+        let mut taken = HashSet::with_capacity(most + 1);
+        taken.extend(self.own_overlay);
+        let by_address = order(&domain.members, |other| rank(other.underlay));
+        let others = by_address.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
+        self.members.extend(others.map(|other| other.underlay));
+        self.members.sort();
+        // In the order of prefixes, so that routes and the guard's sets, made of them, are in order too.
+        let by_prefix = order(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
+        let others = by_prefix.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
+        for other in others {
+            let gateway = gateway.is_some_and(|gateway| gateway.node == other.node);
+            if !all && !gateway {
                 continue;
             }
             if other.underlay.is_ipv4() != member.underlay.is_ipv4() {
@@ -207,14 +217,13 @@ impl Topology {
                 continue;
             }
             self.vteps.push(Vtep {
-                node: other.node.clone(),
+                gateway,
                 mac: other.mac,
                 underlay: other.underlay,
                 next_hop: local.identity.next_hop(other.mac, other.underlay, &mut taken),
                 subnets: other.subnets.clone(),
             });
         }
-        self.members.sort();
     }
 
     /// Finds how each other domain is reached.
@@ -233,19 +242,18 @@ impl Topology {
                 "add an endpoint of type tunnel, or wait for the election",
             ));
         }
-        let protected = Protected::of(view, domain, local);
+        let protected = Protected::of(view, self.underlay, local);
+        let reached = self.vteps.iter().any(|vtep| vtep.gateway);
         for (other_name, other) in view.domains.iter().filter(|(other, _)| *other != name) {
             let link = links.to(other_name);
             let path = match self.role {
                 Role::Gateway if link.is_up() => Path::Tunnel,
-                Role::Member if self.vteps.iter().any(|vtep| Some(&vtep.node) == self.gateway.as_ref()) => {
-                    Path::Overlay
-                }
+                Role::Member if reached => Path::Overlay,
                 _ => Path::None,
             };
             let mut allowed = Vec::new();
             for prefix in other.prefixes() {
-                match protected.inside(&prefix) {
+                match protected.inside(&prefix, &self.members) {
                     Some((what, remedy)) => {
                         let object = format!("Gateway {other_name}, subnet {prefix}");
                         self.problems.push(Problem::new(object, what, remedy));
@@ -323,25 +331,26 @@ fn usable(domain: &Domain) -> Option<(&GatewayNode, PublicKey)> {
     Some((gateway, gateway.key?))
 }
 
-/// Addresses that no remote prefix may hold: the node would cut itself off. Sorted.
+/// Addresses, beside those of members, that no remote prefix may hold: the node would cut itself off. Sorted.
 struct Protected(Vec<(IpAddr, &'static str)>);
 
 impl Protected {
-    fn of(view: &View, domain: &Domain, local: &Local<'_>) -> Self {
+    fn of(view: &View, own: Option<IpAddr>, local: &Local<'_>) -> Self {
         let endpoints = view.domains.values().flat_map(|domain| &domain.gateways);
         let endpoints = endpoints.filter_map(|gateway| Some((gateway.address?, "the tunnel endpoint")));
         let servers = local.api_servers.iter().map(|address| (*address, "the API server"));
-        let own = local.addresses.iter().map(|address| (*address, "this node's address"));
-        let members =
-            domain.members.iter().map(|member| (member.underlay, "the underlay address of a member,"));
-        let mut addresses: Vec<_> = members.chain(own).chain(servers).chain(endpoints).collect();
+        let own = own.iter().chain(local.addresses).map(|address| (*address, "this node's address"));
+        let mut addresses: Vec<_> = own.chain(servers).chain(endpoints).collect();
         addresses.sort_unstable();
         Self(addresses)
     }
 
-    fn inside(&self, prefix: &Prefix) -> Option<(String, &'static str)> {
-        let at = self.0.partition_point(|(address, _)| *address < prefix.first());
-        let (address, what) = self.0.get(at).filter(|(address, _)| prefix.contains(*address))?;
+    fn inside(&self, prefix: &Prefix, members: &[IpAddr]) -> Option<(String, &'static str)> {
+        let member = members.get(members.partition_point(|address| *address < prefix.first()));
+        let other = self.0.get(self.0.partition_point(|(address, _)| *address < prefix.first()));
+        let member = member.map(|address| (*address, "the underlay address of a member,"));
+        let mut found = member.into_iter().chain(other.copied());
+        let (address, what) = found.find(|(address, _)| prefix.contains(*address))?;
         Some((
             format!("holds {what} {address}: steering it would cut the node off; refused"),
             "use pod CIDRs apart from the networks of the nodes",

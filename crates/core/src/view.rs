@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::api::Gateway;
 use crate::key::PublicKey;
@@ -17,6 +18,9 @@ use crate::problem::Problem;
 use crate::vtep::Identity;
 
 mod build;
+
+/// Pod prefixes of a node: one a family, as a rule, and held without a pointer, as a plan goes over all of them.
+pub type Subnets = SmallVec<[Prefix; 2]>;
 
 /// What a view depends on beside the Gateways. The same on every node of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +79,7 @@ pub struct Member {
     /// Hardware address of its VTEP.
     pub mac: Mac,
     /// Its pods' prefixes, sorted; overlapping no other of the view.
-    pub subnets: Arc<[Prefix]>,
+    pub subnets: Subnets,
 }
 
 /// An active tunnel endpoint.

@@ -20,12 +20,14 @@ const NFT_MSG_NEWSETELEM: u16 = 12;
 const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFT_MSG_NEWGEN: u16 = 15;
+const NFT_MSG_GETGEN: u16 = 16;
 const NFT_MSG_TRACE: u16 = 17;
 const NFT_MSG_GETOBJ: u16 = 19;
 const NFT_OBJECT_COUNTER: u32 = 1;
 
 /// The table's name is the first attribute of every class.
 const NFTA_TABLE: u16 = 1;
+const NFTA_GEN_ID: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
@@ -91,6 +93,16 @@ pub(super) fn decode_event<'a>(message: &Message<'a>) -> Event<'a> {
         NFT_MSG_DELSETELEM => Event::Elements(set, ElementEvent::Deleted(elements)),
         _ => Event::Table,
     }
+}
+
+/// How many transactions the namespace has seen.
+pub(super) fn generation(socket: &mut Socket) -> Result<u32, Failure> {
+    let generation = socket.get(kind(NFT_MSG_GETGEN), &header(NFPROTO_UNSPEC, 0), |_| {}, |message| {
+        let mut fields = message.fields();
+        fields.u32();
+        fields.attributes().find(|attribute| attribute.kind == NFTA_GEN_ID)?.be32()
+    })?;
+    Ok(generation.unwrap_or_default())
 }
 
 pub(super) fn table_exists(socket: &mut Socket) -> Result<bool, Failure> {

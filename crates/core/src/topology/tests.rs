@@ -28,8 +28,11 @@ fn remote(topology: &Topology, prefix: &str) -> Option<Path> {
     topology.remotes.iter().find(|(held, _)| *held == prefix).map(|(_, path)| *path)
 }
 
-fn names(vteps: &[Vtep]) -> Vec<&str> {
-    vteps.iter().map(|vtep| vtep.node.as_str()).collect()
+fn names(vteps: &[Vtep]) -> Vec<&'static str> {
+    let mac = |name: &str| Identity::NodeName.mac("kubernetes", &name.parse().unwrap(), [0, 0, 0, 0].into());
+    let nodes = ["b1", "c1", "c2", "c3", "s1", "s2"];
+    let name = |vtep: &Vtep| nodes.into_iter().find(|name| mac(name) == vtep.mac).unwrap();
+    vteps.iter().map(name).collect()
 }
 
 #[test]

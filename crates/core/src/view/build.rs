@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Domain, GatewayNode, Member, Settings, View};
+use super::{Domain, GatewayNode, Member, Subnets, Settings, View};
 use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, NodeInfo, PUBLIC_KEY, TUNNEL};
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -361,11 +361,11 @@ fn assemble(
                 node: member.node,
                 underlay: member.underlay,
                 mac: member.mac,
-                subnets: subnets.into(),
+                subnets,
             });
         }
         let extra = match gateways.first() {
-            Some(active) => claims.list(&name, &active.node, &extra).0,
+            Some(active) => claims.list(&name, &active.node, &extra).0.into_vec(),
             None => Vec::new(),
         };
         domains.insert(name, Domain { members: kept, gateways, extra });
@@ -401,7 +401,7 @@ impl Claims<'_> {
         node: &NodeName,
         asked: &[Prefix],
         previous: Option<&View>,
-    ) -> Vec<Prefix> {
+    ) -> Subnets {
         let (mut got, refused) = self.list(domain, node, asked);
         if refused && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node)) {
             for prefix in old.subnets.iter() {
@@ -415,8 +415,8 @@ impl Claims<'_> {
     }
 
     /// Claims each prefix; gives those that were free, and whether one was somebody else's.
-    fn list(&mut self, domain: &DomainName, node: &NodeName, asked: &[Prefix]) -> (Vec<Prefix>, bool) {
-        let mut got = Vec::with_capacity(asked.len());
+    fn list(&mut self, domain: &DomainName, node: &NodeName, asked: &[Prefix]) -> (Subnets, bool) {
+        let mut got = Subnets::new();
         let mut refused = false;
         for prefix in asked {
             let object = || format!("Gateway {domain}, node {node}, subnet {prefix}");
