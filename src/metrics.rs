@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     turns: Counter,
     turns_with_changes: Counter,
     seconds: Histogram,
+    programming: Histogram,
     /// Times that everything was read again.
     pub resyncs: Counter,
 }
@@ -44,7 +45,8 @@ impl Metrics {
         let changes = Family::<ChangeLabels, Counter>::default();
         let (turns, turns_with_changes, resyncs) =
             (Counter::default(), Counter::default(), Counter::default());
-        let seconds = Histogram::new(exponential_buckets(0.000_25, 4.0, 9));
+        let histogram = || Histogram::new(exponential_buckets(0.000_25, 4.0, 9));
+        let (seconds, programming) = (histogram(), histogram());
         registry.register("changes", "Changes sent to the kernel", changes.clone());
         registry.register("reconciles", "Turns of the loop", turns.clone());
         registry.register(
@@ -54,8 +56,14 @@ impl Metrics {
         );
         registry.register("resyncs", "Full readings of the kernel's state", resyncs.clone());
         registry.register_with_unit("reconcile", "Time of a turn", Unit::Seconds, seconds.clone());
+        registry.register_with_unit(
+            "programming",
+            "From the begin of a turn that changed something to the last change",
+            Unit::Seconds,
+            programming.clone(),
+        );
         registry.register_collector(Box::new(Latest(reports)));
-        Self { registry, changes, turns, turns_with_changes, seconds, resyncs }
+        Self { registry, changes, turns, turns_with_changes, seconds, programming, resyncs }
     }
 
     /// Counts a change.
@@ -65,12 +73,13 @@ impl Metrics {
         self.changes.get_or_create(&ChangeLabels { object, verb, result }).inc();
     }
 
-    /// Counts a turn.
-    pub(crate) fn turn(&self, took: Duration, changed: bool) {
+    /// Counts a turn, which made its last change after `programmed`.
+    pub(crate) fn turn(&self, took: Duration, programmed: Option<Duration>) {
         self.turns.inc();
         self.seconds.observe(took.as_secs_f64());
-        if changed {
+        if let Some(programmed) = programmed {
             self.turns_with_changes.inc();
+            self.programming.observe(programmed.as_secs_f64());
         }
     }
 

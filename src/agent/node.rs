@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use corax_core::change::Change;
 use corax_core::desired::{Desired, Options};
@@ -42,6 +43,15 @@ pub(crate) struct Decision {
     pub desired: Desired,
     /// What the node itself says.
     pub facts: Facts,
+}
+
+/// What came of making the kernel be as desired.
+#[derive(Default)]
+pub(crate) struct Converged {
+    /// Everything that was changed, or could not be.
+    pub done: Vec<Done>,
+    /// When the last of it was.
+    pub last: Option<Instant>,
 }
 
 /// What came of a change.
@@ -158,9 +168,9 @@ impl Node {
         }
     }
 
-    /// Makes the kernel be as desired; gives everything that was changed, or could not be.
-    pub(crate) fn converge(&mut self, desired: &Desired) -> Vec<Done> {
-        let mut done: Vec<Done> = Vec::new();
+    /// Makes the kernel be as desired.
+    pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
+        let Converged { mut done, mut last } = Converged::default();
         for _ in 0..ROUNDS {
             self.read_tunnels();
             self.kernel.take_in();
@@ -170,6 +180,7 @@ impl Node {
                 break;
             }
             let round = self.apply(changes);
+            last = Some(Instant::now());
             let stuck = round.iter().all(|step| step.error.is_some());
             // What failed before and went well now is no failure.
             done.retain(|step| step.error.is_none());
@@ -178,7 +189,7 @@ impl Node {
                 break;
             }
         }
-        done
+        Converged { done, last }
     }
 
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,

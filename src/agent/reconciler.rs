@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::inbox::Inbox;
-use super::node::{Decision, Done, Node};
+use super::node::{Converged, Decision, Done, Node};
 use super::report::{ChangeReport, Report};
 use super::{Heartbeat, epoch, summary};
 use crate::metrics::Metrics;
@@ -180,11 +180,10 @@ impl Reconciler {
                 self.decide(&view, facts);
             }
         }
-        let done = self.node.converge(&self.decision.desired);
-        let changed = !done.is_empty();
+        let Converged { done, last } = self.node.converge(&self.decision.desired);
         self.record(done);
-        self.metrics.turn(begun.elapsed(), changed);
-        if changed {
+        self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
+        if last.is_some() {
             self.times.gather = Instant::now() + GATHER;
         }
         if self.report.view.failed.is_empty() {

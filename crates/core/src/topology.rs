@@ -194,12 +194,15 @@ impl Topology {
         let mut taken = HashSet::with_capacity(most + 1);
         taken.extend(self.own_overlay);
         let by_address = order(&domain.members, |other| rank(other.underlay));
-        let others = by_address.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
+        let others =
+            by_address.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
         self.members.extend(others.map(|other| other.underlay));
         self.members.sort();
         // In the order of prefixes, so that routes and the guard's sets, made of them, are in order too.
-        let by_prefix = order(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
-        let others = by_prefix.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
+        let by_prefix =
+            order(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
+        let others =
+            by_prefix.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
         for other in others {
             let gateway = gateway.is_some_and(|gateway| gateway.node == other.node);
             if !all && !gateway {

@@ -97,11 +97,16 @@ pub(super) fn decode_event<'a>(message: &Message<'a>) -> Event<'a> {
 
 /// How many transactions the namespace has seen.
 pub(super) fn generation(socket: &mut Socket) -> Result<u32, Failure> {
-    let generation = socket.get(kind(NFT_MSG_GETGEN), &header(NFPROTO_UNSPEC, 0), |_| {}, |message| {
-        let mut fields = message.fields();
-        fields.u32();
-        fields.attributes().find(|attribute| attribute.kind == NFTA_GEN_ID)?.be32()
-    })?;
+    let generation = socket.get(
+        kind(NFT_MSG_GETGEN),
+        &header(NFPROTO_UNSPEC, 0),
+        |_| {},
+        |message| {
+            let mut fields = message.fields();
+            fields.u32();
+            fields.attributes().find(|attribute| attribute.kind == NFTA_GEN_ID)?.be32()
+        },
+    )?;
     Ok(generation.unwrap_or_default())
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Domain, GatewayNode, Member, Subnets, Settings, View};
+use super::{Domain, GatewayNode, Member, Settings, Subnets, View};
 use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, NodeInfo, PUBLIC_KEY, TUNNEL};
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -357,12 +357,7 @@ fn assemble(
         let mut kept = Vec::with_capacity(members.len());
         for member in members {
             let subnets = claims.member(&name, &member.node, &member.subnets, previous);
-            kept.push(Member {
-                node: member.node,
-                underlay: member.underlay,
-                mac: member.mac,
-                subnets,
-            });
+            kept.push(Member { node: member.node, underlay: member.underlay, mac: member.mac, subnets });
         }
         let extra = match gateways.first() {
             Some(active) => claims.list(&name, &active.node, &extra).0.into_vec(),
