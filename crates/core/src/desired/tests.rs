@@ -78,7 +78,7 @@ fn every_remote_prefix_has_an_unreachable_twin_in_both_tables() {
         let view = View::build(&demo(), &Settings::default(), None);
         let node: crate::name::NodeName = node.parse().unwrap();
         let others = view.domains.values().filter(|domain| domain.member(&node).is_none());
-        let remote: Vec<Prefix> = others.flat_map(|domain| domain.prefixes()).collect();
+        let remote: Vec<Prefix> = others.flat_map(crate::view::Domain::prefixes).collect();
         assert!(!remote.is_empty());
         for prefix in remote {
             for table in [Table::Remote, Table::Tunnel] {
