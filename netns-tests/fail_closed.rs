@@ -25,7 +25,7 @@ const NO_TUNNEL: &str = "ip and not udp port 4500 and not icmp";
 
 const KILL_TUNNEL: &str = "for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done; true";
 const FLUSH_ROUTES: &str =
-    "for t in 9027 9028 9029; do ip route flush table $t; ip -6 route flush table $t; done
+    "for t in 9026 9027 9028 9029; do ip route flush table $t; ip -6 route flush table $t; done
     ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767
     ip -6 rule flush; ip -6 rule add lookup main prio 32766; true";
 

@@ -45,7 +45,7 @@ pub fn ours(space: &Space) -> BTreeSet<String> {
             done
         done
         bridge fdb show dev raven0 2>/dev/null | sed s/^/fdb:/
-        for table in 9027 9028 9029; do
+        for table in 9026 9027 9028 9029; do
             ip route show table $table | sed s/^/$table:/
             ip -6 route show table $table | sed s/^/$table:/
         done

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
@@ -42,9 +42,18 @@ pub(crate) struct AgentArgs {
     pub admin: AdminArgs,
 }
 
-/// When the loop last turned.
-#[derive(Clone, Default)]
-pub(crate) struct Heartbeat(Arc<AtomicU64>);
+/// When the loop last turned, in seconds since the process began: a clock that is set says nothing of it.
+#[derive(Clone)]
+pub(crate) struct Heartbeat {
+    begun: Instant,
+    last: Arc<AtomicU64>,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { begun: Instant::now(), last: Arc::default() }
+    }
+}
 
 impl Heartbeat {
     /// The longest that the loop waits.
@@ -52,12 +61,13 @@ impl Heartbeat {
 
     /// Says that the loop turns.
     pub(crate) fn beat(&self) {
-        self.0.store(epoch(), Ordering::Relaxed);
+        self.last.store(self.begun.elapsed().as_secs(), Ordering::Relaxed);
     }
 
     /// Whether it turned of late.
     pub(crate) fn is_fresh(&self) -> bool {
-        epoch().saturating_sub(self.0.load(Ordering::Relaxed)) < 2 * Self::MOST.as_secs()
+        self.begun.elapsed().as_secs().saturating_sub(self.last.load(Ordering::Relaxed))
+            < 2 * Self::MOST.as_secs()
     }
 }
 

@@ -154,6 +154,11 @@ impl Kernel {
         }
     }
 
+    /// Whether something that [`Facts`] depend on was heard and has not been told by [`drain`](Self::drain) yet.
+    pub(crate) const fn has_news(&self) -> bool {
+        self.mirror.facts
+    }
+
     /// What was seen until now is being planned for: [`drain`](Self::drain) tells of what comes after.
     pub(crate) const fn take_in(&mut self) {
         self.mirror.changed = false;
@@ -271,6 +276,11 @@ impl Kernel {
         }
         self.queue(run, number, change);
         self.send(run);
+        // Only what we made gets our name: these go by the device's.
+        if let (Change::AddLink(device, link), Some(Ok(()))) = (change, run.results.get(number)) {
+            run.batch.finish_link(&mut self.requests, number, *device, link);
+            self.send(run);
+        }
         if let Change::AddLink(device, _) | Change::SetLink(device, _) = change
             && let Err(error) = dump::link(&mut self.requests, &mut self.mirror, *device)
         {

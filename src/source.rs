@@ -15,7 +15,7 @@ pub(crate) mod snapshot;
 mod watch;
 
 use manifests::Manifests;
-use snapshot::Snapshot;
+use snapshot::{Loaded, Snapshot};
 
 /// How often the directory is read although nothing was heard of it.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const SETTLING: Duration = Duration::from_secs(3);
 pub(crate) type Files = BTreeMap<String, Vec<Gateway>>;
 
 /// A view with what is to be told of where it came from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sourced {
     /// Counts up with each change.
     pub revision: u64,
@@ -35,6 +35,8 @@ pub(crate) struct Sourced {
     pub view: Option<Arc<View>>,
     /// What was wrong with the source itself.
     pub problems: Vec<Problem>,
+    /// Nothing of the source is unknown, so that a node that no Gateway names is in none.
+    pub complete: bool,
 }
 
 /// Reads the manifests of a directory and says when they change.
@@ -43,25 +45,26 @@ pub(crate) struct Source {
     snapshot: Snapshot,
     settings: Settings,
     current: Sourced,
+    /// What was lost of the snapshot.
+    lost: Option<Problem>,
+    /// The snapshot on disk is not what is known.
+    unsaved: bool,
 }
 
 impl Source {
     /// A source that begins with what the snapshot knows.
     pub(crate) fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings) -> Self {
-        let mut problems = Vec::new();
-        let files = match snapshot.load() {
-            Ok(loaded) => {
-                problems.extend(loaded.problem);
-                loaded.files
-            }
-            Err(error) => {
-                problems.push(snapshot_problem(&error));
-                Files::new()
-            }
-        };
-        let view = build(&files, &settings, None);
+        let Loaded { files, view, problem } = snapshot
+            .load()
+            .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
+        if let Some(problem) = &problem {
+            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+        }
+        let view = build(&files, &settings, view.as_ref());
         let manifests = Manifests::new(directory, files);
-        Self { manifests, snapshot, settings, current: Sourced { revision: 0, view, problems } }
+        let problems = problem.iter().cloned().collect();
+        let current = Sourced { revision: 0, view, problems, complete: false };
+        Self { manifests, snapshot, settings, current, unsaved: problem.is_some(), lost: problem }
     }
 
     /// Reads what changed in the directory, of which `whole` files were written to their end; true where view or
@@ -69,25 +72,27 @@ impl Source {
     pub(crate) fn refresh(&mut self, whole: &BTreeSet<String>) -> bool {
         let scan = self.manifests.scan(whole);
         let mut problems = scan.problems;
-        if scan.changed
-            && let Err(error) = self.snapshot.save(self.manifests.files())
-        {
-            problems.push(snapshot_problem(&error));
-        }
-        for problem in problems.iter().filter(|problem| !self.current.problems.contains(problem)) {
-            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-        }
         let previous = self.current.view.as_deref();
         let view = if scan.changed || self.current.revision == 0 {
             build(self.manifests.files(), &self.settings, previous)
         } else {
             self.current.view.clone()
         };
-        let changed =
-            self.current.revision == 0 || view != self.current.view || problems != self.current.problems;
+        if scan.changed || self.unsaved {
+            let saved = self.snapshot.save(self.manifests.files(), view.as_deref());
+            self.unsaved = saved.is_err();
+            problems.extend(saved.err().as_ref().map(snapshot_problem));
+        }
+        problems.extend(self.lost.clone());
+        for problem in problems.iter().filter(|problem| !self.current.problems.contains(problem)) {
+            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+        }
+        let Sourced { revision, .. } = self.current;
+        let next = Sourced { revision, view, problems, complete: scan.complete };
+        let changed = revision == 0 || next != self.current;
         if changed {
-            let domains = view.as_ref().map_or(0, |view| view.domains.len());
-            self.current = Sourced { revision: self.current.revision + 1, view, problems };
+            let domains = next.view.as_ref().map_or(0, |view| view.domains.len());
+            self.current = Sourced { revision: revision + 1, ..next };
             info!(revision = self.current.revision, domains, "view read");
         }
         changed
@@ -140,6 +145,11 @@ fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<
         warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
     }
     Some(Arc::new(view))
+}
+
+fn lost_problem(error: &snapshot::Error) -> Problem {
+    let remedy = "none needed where the manifests are there: it is written anew";
+    Problem::new("the snapshot", format!("{error}; what it held is lost"), remedy)
 }
 
 fn snapshot_problem(error: &snapshot::Error) -> Problem {

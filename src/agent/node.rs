@@ -52,6 +52,8 @@ pub(crate) struct Converged {
     pub done: Vec<Done>,
     /// When the last of it was.
     pub last: Option<Instant>,
+    /// Why the kernel may still not be so, where no change failed.
+    pub unsure: Vec<String>,
 }
 
 /// What came of a change.
@@ -170,13 +172,15 @@ impl Node {
 
     /// Makes the kernel be as desired.
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
-        let Converged { mut done, mut last } = Converged::default();
+        let Converged { mut done, mut last, mut unsure } = Converged::default();
+        let mut settled = false;
         for _ in 0..ROUNDS {
             self.read_tunnels();
             self.kernel.take_in();
             let mut changes = self.kernel.repairs();
             changes.extend(plan(desired, self.kernel.observed()));
             if changes.is_empty() {
+                settled = true;
                 break;
             }
             let round = self.apply(changes);
@@ -189,17 +193,31 @@ impl Node {
                 break;
             }
         }
-        Converged { done, last }
+        let unknown = &self.kernel.observed().unknown;
+        unsure
+            .extend(unknown.iter().map(|backend| format!("{backend} could not be read, and stays as it is")));
+        if !settled && done.iter().all(|step| step.error.is_none()) {
+            unsure.push(format!(
+                "the kernel is not as it should be after {ROUNDS} rounds: somebody else changes it too"
+            ));
+        }
+        Converged { done, last, unsure }
     }
 
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,
-    /// so what follows such a start is left to the next round.
+    /// so what follows such a start is left to the next round. One that cannot start costs no more than itself.
     fn apply(&mut self, mut changes: Vec<Change>) -> Vec<Done> {
         let start =
             |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
-        if let Some(at) = changes.iter().position(start) {
-            changes.truncate(at + 1);
+        let rest = changes.iter().position(start).map(|at| changes.split_off(at + 1)).unwrap_or_default();
+        let mut done = self.carry_out(changes);
+        if done.last().is_some_and(|last| last.error.is_some()) {
+            done.extend(self.carry_out(rest));
         }
+        done
+    }
+
+    fn carry_out(&mut self, changes: Vec<Change>) -> Vec<Done> {
         let Self { kernel, driver, args, .. } = self;
         let results = kernel.apply(&changes, &mut |change| {
             apply_tunnel(driver.as_mut(), args, change)

@@ -139,7 +139,7 @@ impl Reconciler {
         }
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) {
         let now = Instant::now();
         // The first change goes at once; those on its heels are gathered.
         if let Some(rest) = self.times.gather.checked_duration_since(now) {
@@ -147,6 +147,8 @@ impl Reconciler {
         }
         let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        // What was heard while changes were made is not heard again.
+        let timeout = if self.node.kernel().has_news() { PollTimeout::ZERO } else { timeout };
         let kernel = self.node.fds();
         let mut fds: Vec<PollFd<'_>> =
             kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
@@ -180,8 +182,14 @@ impl Reconciler {
                 self.decide(&view, facts);
             }
         }
-        let Converged { done, last } = self.node.converge(&self.decision.desired);
-        self.record(done);
+        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
+        if self.decision.topology.role == Role::Outside && !complete {
+            // Whether a Gateway names this node cannot be told: nothing is deleted.
+            self.publish();
+            return;
+        }
+        let Converged { done, last, unsure } = self.node.converge(&self.decision.desired);
+        self.record(done, unsure);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
             self.times.gather = Instant::now() + GATHER;
@@ -213,9 +221,12 @@ impl Reconciler {
         }
     }
 
-    fn record(&mut self, done: Vec<Done>) {
+    fn record(&mut self, done: Vec<Done>, unsure: Vec<String>) {
         let at = epoch();
-        let mut failed = Vec::new();
+        for what in unsure.iter().filter(|what| !self.report.view.failed.contains(what)) {
+            error!("{what}");
+        }
+        let mut failed = unsure;
         // Of ten thousand changes only the last are kept, and making a line of each is not free.
         let kept = done.len().saturating_sub(Report::KEPT);
         for (number, Done { change, error }) in done.into_iter().enumerate() {
@@ -224,7 +235,11 @@ impl Reconciler {
             if number < kept && error.is_none() {
                 continue;
             }
-            let line = change.to_string();
+            let mut line = change.to_string();
+            if let Some((at, _)) = line.char_indices().nth(Report::LINE) {
+                line.truncate(at);
+                line.push('…');
+            }
             if let Some(error) = &error {
                 if !self.report.view.failed.contains(error) {
                     error!(%error, "refused by the kernel");

@@ -141,6 +141,9 @@ impl Report {
     /// How many of the last changes are kept.
     pub(crate) const KEPT: usize = 50;
 
+    /// Characters that are kept of a change: of one with ten thousand prefixes, the begin.
+    pub(crate) const LINE: usize = 400;
+
     /// Remembers a change, and forgets the oldest.
     pub(crate) fn remember(&mut self, change: ChangeReport) {
         if self.last_changes.len() == Self::KEPT {

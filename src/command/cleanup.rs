@@ -1,5 +1,8 @@
 //! `corax cleanup`: removes everything of Corax from the node's kernel.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use anyhow::Context;
 use clap::Args;
 
@@ -12,6 +15,9 @@ use crate::kernel::Kernel;
 
 /// How often it is looked whether anything is left, at most.
 const ROUNDS: usize = 3;
+
+/// How the names of the files begin that Corax puts into its state directory.
+const OWN_FILES: [&str; 5] = ["wireguard.key", "snapshot", "pins", "raven-wg", "clock"];
 
 /// Options of `corax cleanup`.
 #[derive(Args, Debug)]
@@ -51,14 +57,38 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     }
     let failed = left(&kernel).len();
     anyhow::ensure!(failed == 0, "{failed} objects are left; is an agent still running?");
+    if let Some(unknown) = kernel.observed().unknown.first() {
+        anyhow::bail!("{unknown} could not be read, so something of it may be left; run it again");
+    }
     if args.state_too {
-        let directory = &args.state.state_dir;
-        match std::fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", directory.display()));
-            }
-            _ => println!("rm -r {}", directory.display()),
+        remove_state(&args.state.state_dir)?;
+    }
+    Ok(())
+}
+
+/// Removes Corax's own files, and the directory where nothing else is in it: it may be somebody else's too.
+fn remove_state(directory: &Path) -> anyhow::Result<()> {
+    let cannot = |path: &Path| format!("cannot remove {}", path.display());
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| cannot(directory))?,
+    };
+    for entry in entries {
+        let path = entry.with_context(|| cannot(directory))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if OWN_FILES.iter().any(|own| name.starts_with(own)) {
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.with_context(|| cannot(&path))?;
+            println!("rm {}", path.display());
         }
+    }
+    match std::fs::remove_dir(directory) {
+        Ok(()) => println!("rmdir {}", directory.display()),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
+            println!("# {} holds files of others, and stays", directory.display());
+        }
+        Err(error) => return Err(error).with_context(|| cannot(directory)),
     }
     Ok(())
 }

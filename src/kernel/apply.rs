@@ -265,12 +265,16 @@ impl Batch {
         );
     }
 
-    /// The alias cannot be given at creation, and addresses must be off before the link is up.
     fn add_link(&mut self, socket: &mut Socket, number: usize, device: Device, link: &Link) {
-        let by_name = link::header(0, 0, 0);
-        self.push(socket, number, Verb::make(link::RTM_NEWLINK), &by_name, |writer| {
+        self.push(socket, number, Verb::make(link::RTM_NEWLINK), &link::header(0, 0, 0), |writer| {
             link::put_new(writer, device, link);
         });
+    }
+
+    /// What a link that was just made needs besides. The alias cannot be given at creation, and addresses must be off before
+    /// the link is up.
+    pub(super) fn finish_link(&mut self, socket: &mut Socket, number: usize, device: Device, link: &Link) {
+        let by_name = link::header(0, 0, 0);
         self.push(
             socket,
             number,

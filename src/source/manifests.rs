@@ -1,13 +1,15 @@
 //! A directory of Gateway manifests, YAML or JSON, several Gateways in a file and several files.
 //!
 //! A bad file keeps its own last Gateways. A Gateway gone from a good file is gone. A file gone from a directory that
-//! still has good ones is gone; an empty or unreadable directory deletes nothing.
+//! still has good ones is gone once the directory is quiet: it may be being filled anew. An empty or unreadable directory
+//! deletes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use corax_core::api::{API_VERSION, Gateway, KIND};
+use corax_core::name::DomainName;
 use corax_core::problem::Problem;
 use serde::Deserialize;
 
@@ -15,6 +17,9 @@ use super::Files;
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
 pub(crate) const SETTLED: Duration = Duration::from_millis(300);
+
+/// How long nothing of the directory may have changed before a file that is missing is gone.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Largest manifest that is read, in bytes: far above the API server's own limit for an object.
 const LARGEST: u64 = 64 << 20;
@@ -24,6 +29,10 @@ pub(crate) struct Manifests {
     directory: PathBuf,
     files: Files,
     seen: BTreeMap<String, Seen>,
+    /// When a file was last seen to come, go or change.
+    stirred: Instant,
+    /// A file is missing, and gone once the directory is quiet.
+    missing: bool,
 }
 
 /// What was read of a file, and what was wrong with it.
@@ -33,6 +42,8 @@ struct Seen {
     length: u64,
     /// It was read as it is; else it was too fresh to be trusted.
     read: bool,
+    /// What it says is in [`Manifests::files`].
+    good: bool,
     problems: Vec<Problem>,
 }
 
@@ -43,12 +54,14 @@ pub(crate) struct Scan {
     pub changed: bool,
     /// What is wrong, of each file as it stands.
     pub problems: Vec<Problem>,
+    /// Every file of the directory has been good once, so that a node that no Gateway names is in none.
+    pub complete: bool,
 }
 
 impl Manifests {
     /// A directory of which `files` were last good.
-    pub(crate) const fn new(directory: PathBuf, files: Files) -> Self {
-        Self { directory, files, seen: BTreeMap::new() }
+    pub(crate) fn new(directory: PathBuf, files: Files) -> Self {
+        Self { directory, files, seen: BTreeMap::new(), stirred: Instant::now(), missing: false }
     }
 
     /// The directory.
@@ -61,9 +74,9 @@ impl Manifests {
         &self.files
     }
 
-    /// Whether a file was too fresh to be trusted and should be looked at again after [`SETTLED`].
+    /// Whether the directory should be looked at again after [`SETTLED`]: a file was too fresh to be trusted, or is missing.
     pub(crate) fn unsettled(&self) -> bool {
-        self.seen.values().any(|seen| !seen.read)
+        self.missing || self.seen.values().any(|seen| !seen.read)
     }
 
     /// Reads the files that are not as they were. `whole` are known to be complete, however fresh.
@@ -75,28 +88,42 @@ impl Manifests {
         if names.is_empty() {
             return self.unusable("holds no *.yaml, *.yml or *.json; what it held last stays");
         }
+        if !self.seen.keys().eq(&names) {
+            self.stirred = Instant::now();
+        }
         let mut changed = false;
         for name in &names {
             changed |= self.read(name, whole.contains(name));
         }
         self.seen.retain(|name, _| names.contains(name));
-        // Where no file is good, the directory tells nothing of those that are gone from it.
-        let good = |seen: &Seen| seen.read && seen.problems.is_empty();
-        if names.iter().any(|name| self.seen.get(name).is_some_and(good)) {
-            let before = self.files.len();
-            self.files.retain(|name, _| names.contains(name));
-            changed |= self.files.len() != before;
-        }
+        changed |= self.forget_missing();
         Scan {
             changed,
             problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect(),
+            complete: names.iter().all(|name| self.files.contains_key(name)),
         }
     }
 
-    fn unusable(&self, what: &str) -> Scan {
+    /// Lets go of files that are gone for good; true where there was one.
+    fn forget_missing(&mut self) -> bool {
+        let Self { files, seen, .. } = self;
+        // Where no file is good, the directory tells nothing of those that are gone from it.
+        let told = seen.values().any(|seen| seen.good);
+        self.missing = told && files.keys().any(|name| !seen.contains_key(name));
+        if !self.missing || self.stirred.elapsed() < QUIET {
+            return false;
+        }
+        files.retain(|name, _| seen.contains_key(name));
+        self.missing = false;
+        true
+    }
+
+    fn unusable(&mut self, what: &str) -> Scan {
+        self.seen.clear();
+        self.missing = false;
         let object = format!("directory {}", self.directory.display());
         let problem = Problem::new(object, what, "put Gateway manifests there, or correct --source");
-        Scan { changed: false, problems: vec![problem] }
+        Scan { changed: false, problems: vec![problem], complete: false }
     }
 
     /// Reads one file if it changed; true where its Gateways did.
@@ -109,6 +136,9 @@ impl Manifests {
         if !whole && seen.read && (seen.modified, seen.length) == (modified, length) {
             return false;
         }
+        if (seen.modified, seen.length) != (modified, length) {
+            self.stirred = Instant::now();
+        }
         (seen.modified, seen.length) = (modified, length);
         // A clock that went back makes a file of the future: that one has settled.
         let age = modified.and_then(|modified| modified.elapsed().ok());
@@ -119,6 +149,7 @@ impl Manifests {
         let object = format!("file {}", path.display());
         match load(&path) {
             Ok(Loaded { gateways, left_out }) => {
+                seen.good = true;
                 let remedy = format!("only Gateways of {API_VERSION} are read");
                 seen.problems =
                     left_out.into_iter().map(|what| Problem::new(&object, what, remedy.as_str())).collect();
@@ -127,6 +158,9 @@ impl Manifests {
                 changed
             }
             Err(what) => {
+                seen.good = false;
+                // What could not be read may be readable without having changed.
+                seen.modified = None;
                 let what = format!("{what}; its last good Gateways stay");
                 seen.problems = vec![Problem::new(object, what, "correct the file")];
                 false
@@ -164,7 +198,11 @@ struct Document {
 }
 
 fn load(path: &Path) -> Result<Loaded, String> {
-    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("is no regular file".to_owned());
+    }
+    let length = metadata.len();
     if length > LARGEST {
         return Err(format!("is {length} bytes long, more than {LARGEST}"));
     }
@@ -192,6 +230,9 @@ fn load(path: &Path) -> Result<Loaded, String> {
                 loaded.left_out.push(format!("{kind} {} of {api_version:?} is left out", metadata.name));
                 continue;
             }
+            let name = &gateway.metadata.name;
+            // Whose Gateway this is cannot be told: it may be one that is there already.
+            name.parse::<DomainName>().map_err(|error| format!("metadata.name: {error}"))?;
             loaded.gateways.push(gateway);
         }
     }

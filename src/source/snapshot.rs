@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use corax_core::problem::Problem;
+use corax_core::view::View;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Files;
@@ -44,11 +46,22 @@ pub(crate) struct Snapshot {
     writable: bool,
 }
 
+/// What is in it.
+#[derive(Serialize, Deserialize)]
+struct Content<F, V> {
+    files: F,
+    /// Who held what, where not all could have what they ask for: whoever did keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    view: Option<V>,
+}
+
 /// What was read, and what was lost.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     /// The Gateways.
     pub files: Files,
+    /// The view that was made of them, where the order in which they came matters.
+    pub view: Option<View>,
     /// The newest generation was no good.
     pub problem: Option<Problem>,
 }
@@ -74,11 +87,11 @@ impl Snapshot {
     /// Where there are generations and neither is good.
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         let newest = match read(&self.path("snapshot")) {
-            Ok(files) => return Ok(Loaded { files, problem: None }),
+            Ok(Content { files, view }) => return Ok(Loaded { files, view, problem: None }),
             Err(error) => error,
         };
         match read(&self.path("snapshot.previous")) {
-            Ok(files) => {
+            Ok(Content { files, view }) => {
                 // Between the two renames of a save there is only the previous one: nothing is lost then.
                 let problem = (!is_missing(&newest)).then(|| {
                     Problem::new(
@@ -87,7 +100,7 @@ impl Snapshot {
                         "none needed: the next view is written anew",
                     )
                 });
-                Ok(Loaded { files, problem })
+                Ok(Loaded { files, view, problem })
             }
             Err(error) if is_missing(&error) && is_missing(&newest) => Ok(Loaded::default()),
             Err(_) => Err(newest),
@@ -98,11 +111,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of the disk; the last generation is then as it was.
-    pub(crate) fn save(&self, files: &Files) -> Result<(), Error> {
+    pub(crate) fn save(&self, files: &Files, view: Option<&View>) -> Result<(), Error> {
         if !self.writable {
             return Ok(());
         }
-        let json = serde_json::to_vec(files)?;
+        let view = view.filter(|view| !view.problems.is_empty());
+        let json = serde_json::to_vec(&Content { files, view })?;
         let (new, newest, previous) =
             (self.path("snapshot.new"), self.path("snapshot"), self.path("snapshot.previous"));
         let at = |path: &Path| {
@@ -127,7 +141,7 @@ fn is_missing(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }
 
-fn read(path: &Path) -> Result<Files, Error> {
+fn read(path: &Path) -> Result<Content<Files, View>, Error> {
     let bytes = fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let torn = |what| Error::Torn { path: path.to_owned(), what };
     let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| torn("no first line"))?;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// `apiVersion` of a Gateway.
 pub const API_VERSION: &str = "raven.openyurt.io/v1beta1";
@@ -30,12 +30,16 @@ pub const ENABLE_L3: &str = "enable-l3-tunnel";
 #[serde(rename_all = "camelCase", default)]
 pub struct Gateway {
     /// `raven.openyurt.io/v1beta1`.
+    #[serde(deserialize_with = "null_is_default")]
     pub api_version: String,
     /// `Gateway`.
+    #[serde(deserialize_with = "null_is_default")]
     pub kind: String,
     /// Its name and annotations.
+    #[serde(deserialize_with = "null_is_default")]
     pub metadata: Metadata,
     /// What users ask for.
+    #[serde(deserialize_with = "null_is_default")]
     pub spec: GatewaySpec,
     /// What the controller found and decided.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,12 +51,13 @@ pub struct Gateway {
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
     /// The domain's name.
+    #[serde(deserialize_with = "null_is_default")]
     pub name: String,
     /// When it was made, RFC 3339; empty in manifests.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
     pub creation_timestamp: String,
     /// Its annotations.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -61,9 +66,10 @@ pub struct Metadata {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewaySpec {
     /// Nodes that may be gateway nodes.
+    #[serde(deserialize_with = "null_is_default")]
     pub endpoints: Vec<Endpoint>,
     /// `""`, `PublicIP` or `LoadBalancer`.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
     pub expose_type: String,
 }
 
@@ -72,27 +78,36 @@ pub struct GatewaySpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Its node.
+    #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
     /// `tunnel` or `proxy`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "null_is_default")]
     pub kind: String,
     /// Port as seen from outside.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_number")]
     pub port: Option<i64>,
     /// Whether it is behind a NAT.
-    #[serde(rename = "underNAT")]
+    #[serde(rename = "underNAT", deserialize_with = "null_is_default")]
     pub under_nat: bool,
     /// What kind of NAT.
-    #[serde(rename = "natType", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "natType",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub nat_type: String,
     /// Its address as seen from outside.
-    #[serde(rename = "publicIP", skip_serializing_if = "String::is_empty")]
+    #[serde(
+        rename = "publicIP",
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub public_ip: String,
     /// The tunnel socket's port as mapped by a NAT.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_number")]
     pub public_port: Option<i64>,
     /// Public key and switches.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub config: BTreeMap<String, String>,
 }
 
@@ -101,10 +116,10 @@ pub struct Endpoint {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayStatus {
     /// The domain's members.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub nodes: Vec<NodeInfo>,
     /// The endpoints elected.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub active_endpoints: Vec<Endpoint>,
 }
 
@@ -113,17 +128,61 @@ pub struct GatewayStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeInfo {
     /// Name of the node.
+    #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
     /// Its underlay address.
-    #[serde(rename = "privateIP")]
+    #[serde(rename = "privateIP", deserialize_with = "null_is_default")]
     pub private_ip: String,
     /// Its pods' prefixes.
+    #[serde(deserialize_with = "null_is_default")]
     pub subnets: Vec<String>,
+}
+
+/// `null` where a value may stand: Go writes it for what is empty.
+fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A number, or a text that is one. What is none is a number that no field takes.
+fn lenient_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Is(i64),
+        Text(String),
+    }
+    Ok(Option::deserialize(deserializer)?.map(|number| match number {
+        Number::Is(number) => number,
+        Number::Text(text) => text.trim().parse().unwrap_or(-1),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_null_is_what_is_not_there_and_a_port_may_be_a_text() {
+        let json = r#"{
+            "apiVersion": "raven.openyurt.io/v1beta1", "kind": "Gateway", "spec": null,
+            "metadata": { "name": "site", "creationTimestamp": null, "annotations": null },
+            "status": {
+                "nodes": [{ "nodeName": "s1", "privateIP": "192.168.1.1", "subnets": null }],
+                "activeEndpoints": [{ "nodeName": "s1", "type": "tunnel", "port": "4500", "publicPort": null, "config": null }]
+            }
+        }"#;
+        let gateway: Gateway = serde_json::from_str(json).unwrap();
+        let status = gateway.status.unwrap();
+        assert_eq!(status.nodes[0].subnets, Vec::<String>::new());
+        assert_eq!(
+            (status.active_endpoints[0].port, status.active_endpoints[0].public_port),
+            (Some(4500), None)
+        );
+    }
 
     #[test]
     fn a_gateway_reads_back_with_the_resources_own_field_names() {

@@ -321,7 +321,8 @@ impl<'a> Builder<'a> {
         };
         for hop in hops.iter().filter(|hop| hop.path == HopPath::Member) {
             for prefix in hop.vtep.subnets.iter().filter(|prefix| prefix.family() == hop.family) {
-                put(Table::Domain, *prefix, Via::Nexthop(hop.id));
+                let node = *prefix == Prefix::host(hop.vtep.underlay);
+                put(if node { Table::Nodes } else { Table::Domain }, *prefix, Via::Nexthop(hop.id));
             }
         }
         let gateway = |family| {
@@ -353,6 +354,11 @@ impl<'a> Builder<'a> {
         routes.into_iter().collect()
     }
 
+    /// Whether addresses of nodes are steered (`--forward-node-ip`).
+    fn nodes(&self) -> bool {
+        self.topology.underlay.is_some_and(|underlay| self.topology.own.contains(&Prefix::host(underlay)))
+    }
+
     fn rules(&self) -> Sorted<Rule, ()> {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
@@ -373,6 +379,9 @@ impl<'a> Builder<'a> {
                 let input = Some(device);
                 let first = if device == Device::Overlay { Table::Tunnel } else { Table::Domain };
                 rules.push(Rule { input, ..rule(100, Action::Lookup(first)) });
+                if device != Device::Overlay && self.nodes() {
+                    rules.push(Rule { input, ..rule(100, Action::Lookup(Table::Nodes)) });
+                }
                 for prefix in self.topology.own.iter().chain(&self.topology.extra) {
                     if prefix.family() == family {
                         rules.push(Rule { input, destination: Some(*prefix), ..rule(102, Action::Main) });
@@ -388,7 +397,9 @@ impl<'a> Builder<'a> {
         let tunnel = self.tunnel.then(|| {
             let port = self.options.listen.or(self.topology.listen).unwrap_or(TUNNEL_PORT);
             let tunnel = Tunnel { port, mark: FWMARK, key: Some(self.options.key) };
-            let peers = self.topology.peers.iter().map(|peer| {
+            // Its own key at another domain's gateway is a copied manifest; WireGuard takes no peer of that key.
+            let others = self.topology.peers.iter().filter(|peer| peer.key != self.options.key);
+            let peers = others.map(|peer| {
                 let settings = Peer {
                     preshared: self.options.preshared.clone(),
                     endpoint: peer.endpoint,

@@ -211,6 +211,9 @@ impl NexthopId {
 /// A routing table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
+    /// Addresses of the domain's other nodes, over the overlay: for packets out of a tunnel only, as VXLAN itself goes to
+    /// them.
+    Nodes,
     /// The domain's own prefixes, over the overlay.
     Domain,
     /// Every remote prefix: by tunnel, over the overlay, or unreachable.
@@ -221,12 +224,13 @@ pub enum Table {
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Domain, Self::Remote, Self::Tunnel];
+    pub const ALL: [Self; 4] = [Self::Nodes, Self::Domain, Self::Remote, Self::Tunnel];
 
     /// The kernel's number.
     #[must_use]
     pub const fn number(self) -> u32 {
         match self {
+            Self::Nodes => 9026,
             Self::Domain => 9027,
             Self::Remote => 9028,
             Self::Tunnel => 9029,

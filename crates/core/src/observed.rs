@@ -1,6 +1,7 @@
 //! What the kernel has of ours.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -20,6 +21,16 @@ pub enum Backend {
     Nft,
     /// WireGuard devices and peers.
     WireGuard,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Routes => "links and routes",
+            Self::Nft => "the nftables table",
+            Self::WireGuard => "WireGuard",
+        })
+    }
 }
 
 /// The nftables table as it stands.

@@ -198,6 +198,7 @@ impl Topology {
             by_address.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
         self.members.extend(others.map(|other| other.underlay));
         self.members.sort();
+        let nodes = Nodes { all: &self.members, own: member.underlay };
         // In the order of prefixes, so that routes and the guard's sets, made of them, are in order too.
         let by_prefix =
             order(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
@@ -219,12 +220,23 @@ impl Topology {
                 ));
                 continue;
             }
+            let mut subnets = other.subnets.clone();
+            // In mesh its pods' prefixes are looked up for whatever the node sends, VXLAN itself included.
+            subnets.retain(|prefix| {
+                let held = nodes.inside(prefix).filter(|_| self.mesh && *prefix != Prefix::host(other.underlay));
+                if let Some(address) = held {
+                    let object = format!("node {}, subnet {prefix}", other.node);
+                    let what = format!("holds the underlay address {address} of a member: VXLAN would go into itself; refused");
+                    self.problems.push(Problem::new(object, what, "use pod CIDRs apart from the networks of the nodes"));
+                }
+                held.is_none()
+            });
             self.vteps.push(Vtep {
                 gateway,
                 mac: other.mac,
                 underlay: other.underlay,
                 next_hop: local.identity.next_hop(other.mac, other.underlay, &mut taken),
-                subnets: other.subnets.clone(),
+                subnets,
             });
         }
     }
@@ -325,6 +337,28 @@ impl Topology {
             }
         };
         self.peers.get_mut(at).expect("just found or pushed")
+    }
+}
+
+/// Underlay addresses of a domain: of the other members, sorted, and of the node itself.
+struct Nodes<'a> {
+    all: &'a [IpAddr],
+    own: IpAddr,
+}
+
+impl Nodes<'_> {
+    /// The first that a prefix holds.
+    fn inside(&self, prefix: &Prefix) -> Option<IpAddr> {
+        if prefix.contains(self.own) {
+            return Some(self.own);
+        }
+        // Most pod CIDRs are far from all nodes.
+        let (first, last) = (self.all.first()?, self.all.last()?);
+        if prefix.last() < *first || prefix.first() > *last {
+            return None;
+        }
+        let next = self.all.get(self.all.partition_point(|address| *address < prefix.first()))?;
+        Some(*next).filter(|address| prefix.contains(*address))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::api::Gateway;
@@ -50,7 +51,7 @@ impl Default for Settings {
 }
 
 /// All domains, and what was left out of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
     /// Domains by name.
     pub domains: BTreeMap<DomainName, Domain>,
@@ -59,7 +60,7 @@ pub struct View {
 }
 
 /// One isolated network.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Domain {
     /// Its members, sorted by name.
     pub members: Vec<Member>,
@@ -70,7 +71,7 @@ pub struct Domain {
 }
 
 /// A node of a domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The node's name.
     pub node: NodeName,
@@ -83,7 +84,7 @@ pub struct Member {
 }
 
 /// An active tunnel endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayNode {
     /// The node's name.
     pub node: NodeName,

@@ -16,6 +16,14 @@ fn put(directory: &tempfile::TempDir, manifests: &mut Manifests, name: &str, tex
     manifests.scan(&BTreeSet::from([name.to_owned()]))
 }
 
+/// Scans when the directory has been quiet for long enough.
+fn scan_in_the_end(manifests: &mut Manifests) -> Scan {
+    manifests.scan(&BTreeSet::new());
+    assert!(manifests.unsettled());
+    manifests.stirred = Instant::now().checked_sub(QUIET).unwrap();
+    manifests.scan(&BTreeSet::new())
+}
+
 fn gateway(name: &str) -> String {
     format!("apiVersion: {API_VERSION}\nkind: Gateway\nmetadata:\n  name: {name}\n")
 }
@@ -57,7 +65,7 @@ fn a_gateway_or_file_that_is_gone_is_gone_but_an_empty_directory_deletes_nothing
     put(&directory, &mut manifests, "a.yaml", &gateway("one"));
     assert_eq!(names(&manifests), ["one", "three"]);
     fs::remove_file(directory.path().join("b.yaml")).unwrap();
-    assert!(manifests.scan(&BTreeSet::new()).changed);
+    assert!(scan_in_the_end(&mut manifests).changed);
     assert_eq!(names(&manifests), ["one"]);
     fs::remove_file(directory.path().join("a.yaml")).unwrap();
     let scan = manifests.scan(&BTreeSet::new());
@@ -66,6 +74,49 @@ fn a_gateway_or_file_that_is_gone_is_gone_but_an_empty_directory_deletes_nothing
     let scan = manifests.scan(&BTreeSet::new());
     assert!(!scan.changed && scan.problems[0].what.contains("cannot be read"), "{scan:?}");
     assert_eq!(names(&manifests), ["one"]);
+}
+
+#[test]
+fn a_directory_that_is_filled_anew_deletes_nothing_on_the_way() {
+    let (directory, mut manifests) = lab();
+    let all = ["a.yaml", "b.yaml", "c.yaml"];
+    for name in all {
+        put(&directory, &mut manifests, name, &gateway(name.trim_end_matches(".yaml")));
+    }
+    for name in all {
+        fs::remove_file(directory.path().join(name)).unwrap();
+        assert!(!manifests.scan(&BTreeSet::new()).changed);
+    }
+    // Its last time of quiet is long ago by now.
+    manifests.stirred = Instant::now().checked_sub(QUIET).unwrap();
+    for name in all {
+        let scan = put(&directory, &mut manifests, name, &gateway(name.trim_end_matches(".yaml")));
+        assert!(!scan.changed);
+        assert_eq!(names(&manifests), ["a", "b", "c"]);
+    }
+    assert!(!manifests.unsettled());
+}
+
+#[test]
+fn a_good_file_with_other_kinds_in_it_is_a_good_file() {
+    let (directory, mut manifests) = lab();
+    let both = format!("{}---\nkind: Service\napiVersion: v1\nmetadata: {{name: x}}\n", gateway("one"));
+    put(&directory, &mut manifests, "a.yaml", &both);
+    put(&directory, &mut manifests, "b.yaml", &gateway("two"));
+    put(&directory, &mut manifests, "b.yaml", &gateway("Not_A_Name"));
+    assert_eq!(names(&manifests), ["one", "two"], "whose Gateway that is cannot be told");
+    fs::remove_file(directory.path().join("b.yaml")).unwrap();
+    assert!(scan_in_the_end(&mut manifests).changed);
+    assert_eq!(names(&manifests), ["one"]);
+}
+
+#[test]
+fn only_files_are_read_and_a_directory_not_yet_understood_is_not_complete() {
+    let (directory, mut manifests) = lab();
+    assert!(put(&directory, &mut manifests, "a.yaml", &gateway("one")).complete);
+    nix::unistd::mkfifo(&directory.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let scan = manifests.scan(&BTreeSet::from(["pipe.yaml".to_owned()]));
+    assert!(!scan.complete && scan.problems[0].what.contains("no regular file"), "{scan:?}");
 }
 
 #[test]

@@ -12,7 +12,11 @@ fn options() -> Options {
 }
 
 fn desired(node: &str, identity: Identity, mesh: bool) -> Desired {
-    let settings = Settings { identity, ..Settings::default() };
+    desired_with(node, Settings { identity, ..Settings::default() }, mesh)
+}
+
+fn desired_with(node: &str, settings: Settings, mesh: bool) -> Desired {
+    let identity = settings.identity;
     let view = View::build(&demo(), &settings, None);
     let node = node.parse().unwrap();
     let addresses = BTreeSet::new();
@@ -256,4 +260,17 @@ fn nexthop_ids_are_in_the_own_range_and_avoid_foreign_ones() {
     let moved = Desired::of(&Topology::of(&view, &local), &facts, &options());
     assert_eq!(moved.nexthops.len(), ids.len());
     assert!(moved.nexthops.keys().all(|id| !ids.contains(id) && id.is_ours()));
+}
+
+#[test]
+fn what_vxlan_goes_to_is_steered_for_packets_out_of_a_tunnel_only() {
+    let gateway = desired_with("c1", Settings { forward_node_ip: true, ..Settings::default() }, true);
+    let node = "10.0.0.2/32";
+    assert!(matches!(route(&gateway, Table::Nodes, node), Some(Via::Nexthop(_))));
+    assert_eq!(route(&gateway, Table::Domain, node), None);
+    for (rule, ()) in gateway.rules.iter().filter(|(rule, ())| rule.action == Action::Lookup(Table::Nodes)) {
+        assert_eq!(rule.input, Some(Device::WireGuard(0)));
+    }
+    let without = desired("c1", Identity::NodeName, true);
+    assert!(without.routes.keys().all(|key| key.table != Table::Nodes));
 }

@@ -1,10 +1,11 @@
 //! From Gateway objects to the view: parses, checks, and says what it left out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Domain, GatewayNode, Member, Settings, Subnets, View};
 use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, NodeInfo, PUBLIC_KEY, TUNNEL};
+use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
 use crate::nat::NatType;
@@ -18,6 +19,15 @@ struct Candidate {
     underlay: IpAddr,
     mac: Mac,
     subnets: Vec<Prefix>,
+    /// A prefix of it is malformed: what it had stays.
+    torn: bool,
+}
+
+impl From<&Member> for Candidate {
+    fn from(member: &Member) -> Self {
+        let Member { node, underlay, mac, subnets } = member.clone();
+        Self { node, underlay, mac, subnets: subnets.into_vec(), torn: false }
+    }
 }
 
 /// A Gateway, parsed.
@@ -45,10 +55,12 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
             problems.push(Problem::new(object, "given twice, the first is used", "remove one"));
             continue;
         }
-        parsed.insert(name.clone(), parse(name, gateway, settings, &mut problems));
+        let before = previous.and_then(|view| view.domains.get(&name));
+        parsed.insert(name.clone(), parse(name, gateway, settings, before, &mut problems));
     }
     one_domain_a_node(&mut parsed, previous, &mut problems);
-    let domains = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    let mut domains = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    distinct_gateways(&mut domains, previous, &mut problems);
     problems.sort();
     problems.dedup();
     View { domains, problems }
@@ -58,34 +70,40 @@ fn parse<'a>(
     name: DomainName,
     gateway: &'a Gateway,
     settings: &Settings,
+    before: Option<&Domain>,
     problems: &mut Vec<Problem>,
 ) -> Parsed<'a> {
     let status = gateway.status.as_ref();
     let object = format!("Gateway {name}");
+    let created = &gateway.metadata.creation_timestamp;
     if status.is_none() {
-        problems.push(Problem::new(
-            &object,
-            "has no status, so no members",
-            "wait for the controller, or write status.nodes and status.activeEndpoints",
-        ));
+        let what =
+            if before.is_some() { "has no status; its members stay" } else { "has no status, so no members" };
+        let remedy = "wait for the controller, or write status.nodes and status.activeEndpoints";
+        problems.push(Problem::new(&object, what, remedy));
+        if let Some(Domain { members, gateways, extra }) = before.cloned() {
+            let members = members.iter().map(Candidate::from).collect();
+            return Parsed { name, created, members, gateways, extra };
+        }
     }
     let nodes = status.map(|status| status.nodes.as_slice()).unwrap_or_default();
-    let members = parse_members(&object, nodes, settings, problems);
+    let members = parse_members(&object, nodes, settings, before, problems);
     let active = status.map(|status| status.active_endpoints.as_slice()).unwrap_or_default();
     let gateways = parse_gateways(&object, active, &members, problems);
     let extra = match gateway.metadata.annotations.get(EXTRA_CIDRS) {
         Some(list) => {
-            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems)
+            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems).0
         }
         None => Vec::new(),
     };
-    Parsed { name, created: &gateway.metadata.creation_timestamp, members, gateways, extra }
+    Parsed { name, created, members, gateways, extra }
 }
 
 fn parse_members(
     object: &str,
     nodes: &[NodeInfo],
     settings: &Settings,
+    before: Option<&Domain>,
     problems: &mut Vec<Problem>,
 ) -> Vec<Candidate> {
     let mut members: Vec<Candidate> = Vec::with_capacity(nodes.len());
@@ -105,10 +123,15 @@ fn parse_members(
         let underlay = match info.private_ip.parse::<IpAddr>() {
             Ok(address) if is_host_address(address) => address,
             _ => {
-                let what =
-                    format!("privateIP {:?} is no address of a host, the node is left out", info.private_ip);
-                problems.push(Problem::new(object, what, "correct status.nodes[].privateIP"));
-                continue;
+                let held = before.and_then(|domain| domain.member(&node)).map(|member| member.underlay);
+                let then = match held {
+                    Some(address) => format!("its last, {address}, stays"),
+                    None => "the node is left out".to_owned(),
+                };
+                let what = format!("privateIP {:?} is no address of a host, {then}", info.private_ip);
+                problems.push(Problem::new(&object, what, "correct status.nodes[].privateIP"));
+                let Some(address) = held else { continue };
+                address
             }
         };
         if info.subnets.is_empty() {
@@ -118,24 +141,36 @@ fn parse_members(
                 "give the node a podCIDR",
             ));
         }
-        let mut subnets = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
+        let (mut subnets, torn) = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
         if settings.forward_node_ip {
             subnets.push(Prefix::host(underlay));
         }
         subnets.sort();
         let mac = settings.identity.mac(&settings.cluster, &node, underlay);
-        members.push(Candidate { node, underlay, mac, subnets });
+        members.push(Candidate { node, underlay, mac, subnets, torn });
     }
     members.sort_by(|left, right| left.node.cmp(&right.node));
-    unique_members(object, &mut members, problems);
+    unique_members(object, &mut members, before, problems);
     members
 }
 
-/// Leaves out who shares a name, an address or a MAC with one before it by name: the same on every node.
-fn unique_members(object: &str, members: &mut Vec<Candidate>, problems: &mut Vec<Problem>) {
+/// Leaves out who shares a name, an address or a MAC with one that had it before, else with one before it by name.
+fn unique_members(
+    object: &str,
+    members: &mut Vec<Candidate>,
+    before: Option<&Domain>,
+    problems: &mut Vec<Problem>,
+) {
     let mut last: Option<NodeName> = None;
     let mut addresses: BTreeMap<IpAddr, NodeName> = BTreeMap::new();
     let mut macs: BTreeMap<Mac, NodeName> = BTreeMap::new();
+    let held = members.iter().filter_map(|member| Some((member, before?.member(&member.node)?)));
+    for (member, held) in held.filter(|(member, held)| member.underlay == held.underlay) {
+        addresses.insert(member.underlay, member.node.clone());
+        if member.mac == held.mac {
+            macs.insert(member.mac, member.node.clone());
+        }
+    }
     members.retain(|member| {
         let object = || format!("{object}, node {}", member.node);
         if last.as_ref() == Some(&member.node) {
@@ -147,12 +182,12 @@ fn unique_members(object: &str, members: &mut Vec<Candidate>, problems: &mut Vec
             return false;
         }
         last = Some(member.node.clone());
-        if let Some(other) = addresses.get(&member.underlay) {
+        if let Some(other) = addresses.get(&member.underlay).filter(|other| **other != member.node) {
             let what = format!("has the address {} of node {other}, and is left out", member.underlay);
             problems.push(Problem::new(object(), what, "give each node of a domain an address of its own"));
             return false;
         }
-        if let Some(other) = macs.get(&member.mac) {
+        if let Some(other) = macs.get(&member.mac).filter(|other| **other != member.node) {
             let what = format!("has the VTEP MAC {} of node {other}, and is left out", member.mac);
             problems.push(Problem::new(
                 object(),
@@ -167,24 +202,31 @@ fn unique_members(object: &str, members: &mut Vec<Candidate>, problems: &mut Vec
     });
 }
 
+/// The prefixes, sorted, and whether one was malformed.
 fn parse_prefixes<'a>(
     object: &str,
     texts: impl Iterator<Item = &'a str>,
     problems: &mut Vec<Problem>,
-) -> Vec<Prefix> {
+) -> (Vec<Prefix>, bool) {
     let mut prefixes = BTreeSet::new();
+    let mut torn = false;
     for text in texts {
         match text.parse::<Prefix>() {
             Ok(prefix) => {
                 prefixes.insert(prefix);
             }
             Err(error) => {
+                torn = true;
                 let what = format!("{error}, left out");
-                problems.push(Problem::new(object, what, "correct it; the other prefixes are used"));
+                problems.push(Problem::new(
+                    object,
+                    what,
+                    "correct it; the others, and those from before, are used",
+                ));
             }
         }
     }
-    prefixes.into_iter().collect()
+    (prefixes.into_iter().collect(), torn)
 }
 
 fn parse_gateways(
@@ -194,7 +236,7 @@ fn parse_gateways(
     problems: &mut Vec<Problem>,
 ) -> Vec<GatewayNode> {
     let mut gateways: Vec<GatewayNode> = Vec::new();
-    let mut taken: BTreeMap<std::net::SocketAddr, NodeName> = BTreeMap::new();
+    let mut taken: BTreeMap<SocketAddr, NodeName> = BTreeMap::new();
     for endpoint in active.iter().filter(|endpoint| endpoint.kind == TUNNEL) {
         let object = format!("{object}, endpoint {}", endpoint.node_name);
         let mut refuse = |what: String, remedy: &str| problems.push(Problem::new(&object, what, remedy));
@@ -350,13 +392,16 @@ fn assemble(
         for gateway in &parsed {
             claims.incumbents(gateway, previous);
         }
+        for gateway in &parsed {
+            claims.kept(gateway, previous);
+        }
     }
     let mut domains = BTreeMap::new();
     for gateway in parsed {
         let Parsed { name, members, gateways, extra, .. } = gateway;
         let mut kept = Vec::with_capacity(members.len());
         for member in members {
-            let subnets = claims.member(&name, &member.node, &member.subnets, previous);
+            let subnets = claims.member(&name, &member, previous);
             kept.push(Member { node: member.node, underlay: member.underlay, mac: member.mac, subnets });
         }
         let extra = match gateways.first() {
@@ -366,6 +411,55 @@ fn assemble(
         domains.insert(name, Domain { members: kept, gateways, extra });
     }
     domains
+}
+
+/// Takes key or address off a gateway node that shares it with another domain's: whoever had it keeps it, else the first.
+/// Packets for one would reach the other.
+fn distinct_gateways(
+    domains: &mut BTreeMap<DomainName, Domain>,
+    previous: Option<&View>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut keys: BTreeMap<PublicKey, (DomainName, NodeName)> = BTreeMap::new();
+    let mut sockets: BTreeMap<SocketAddr, (DomainName, NodeName)> = BTreeMap::new();
+    for incumbents in [true, false] {
+        for (name, domain) in domains.iter() {
+            let before = previous.and_then(|view| view.domains.get(name));
+            for gateway in &domain.gateways {
+                let held = before.is_some_and(|domain| domain.gateways.contains(gateway));
+                if incumbents && !held {
+                    continue;
+                }
+                let who = || (name.clone(), gateway.node.clone());
+                if let Some(key) = gateway.key {
+                    keys.entry(key).or_insert_with(who);
+                }
+                if let Some(socket) = gateway.socket() {
+                    sockets.entry(socket).or_insert_with(who);
+                }
+            }
+        }
+    }
+    for (name, domain) in domains {
+        for gateway in &mut domain.gateways {
+            let object = format!("Gateway {name}, endpoint {}", gateway.node);
+            let other =
+                |by: Option<&(DomainName, NodeName)>| by.filter(|(domain, _)| domain != name).cloned();
+            if let Some((by, node)) = gateway.key.and_then(|key| other(keys.get(&key))) {
+                let what =
+                    format!("has the publicKey of endpoint {node} of Gateway {by}; no tunnel leads to it");
+                problems.push(Problem::new(&object, what, "set it to what `corax key` prints on that node"));
+                gateway.key = None;
+            }
+            if let Some((by, node)) = gateway.socket().and_then(|socket| other(sockets.get(&socket))) {
+                let what = format!(
+                    "has the address and port of endpoint {node} of Gateway {by}, and is not spoken to"
+                );
+                problems.push(Problem::new(object, what, "give each its own publicIP or publicPort"));
+                gateway.address = None;
+            }
+        }
+    }
 }
 
 /// Who has which prefix.
@@ -389,16 +483,31 @@ impl Claims<'_> {
         }
     }
 
-    /// The prefixes that a member gets: those it asks for, and where one of them is another's, its old ones as well.
-    fn member(
-        &mut self,
-        domain: &DomainName,
-        node: &NodeName,
-        asked: &[Prefix],
-        previous: Option<&View>,
-    ) -> Subnets {
-        let (mut got, refused) = self.list(domain, node, asked);
-        if refused && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node)) {
+    /// Claims what members had before that do not get all they ask for now, before others may.
+    fn kept(&mut self, gateway: &Parsed<'_>, previous: &View) {
+        let Some(before) = previous.domains.get(&gateway.name) else { return };
+        for member in &gateway.members {
+            let Some(old) = before.member(&member.node) else { continue };
+            let refused = |prefix| self.holder(prefix).is_some_and(|by| by != (&gateway.name, &member.node));
+            if !member.torn && !member.subnets.iter().any(refused) {
+                continue;
+            }
+            for prefix in &old.subnets {
+                if self.unfit(prefix).is_none() {
+                    let _ = self.claim(&gateway.name, &member.node, *prefix);
+                }
+            }
+        }
+    }
+
+    /// The prefixes that a member gets: those it asks for, and where one of them is malformed or another's, its old ones
+    /// as well.
+    fn member(&mut self, domain: &DomainName, member: &Candidate, previous: Option<&View>) -> Subnets {
+        let Candidate { node, subnets, torn, .. } = member;
+        let (mut got, refused) = self.list(domain, node, subnets);
+        if (refused || *torn)
+            && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node))
+        {
             for prefix in old.subnets.iter() {
                 if !got.contains(prefix) && self.claim(domain, node, *prefix).is_ok() {
                     got.push(*prefix);
@@ -428,6 +537,11 @@ impl Claims<'_> {
             }
         }
         (got, refused)
+    }
+
+    /// Who has a prefix, or part of it.
+    fn holder(&self, prefix: &Prefix) -> Option<(&DomainName, &NodeName)> {
+        self.taken.overlapping(prefix).map(|(_, (domain, node))| (domain, node))
     }
 
     fn claim(&mut self, domain: &DomainName, node: &NodeName, prefix: Prefix) -> Result<(), String> {

@@ -252,3 +252,60 @@ proptest! {
         prop_assert_eq!(again, view);
     }
 }
+
+#[test]
+fn what_is_malformed_leaves_a_member_as_it_was() {
+    let before = build(&demo());
+    let mut gateways = demo();
+    let status = gateways[1].status.as_mut().unwrap();
+    "192.168.1.300".clone_into(&mut status.nodes[0].private_ip);
+    "10.10.300.0/24".clone_into(&mut status.nodes[1].subnets[0]);
+    gateways[2].status = None;
+    let view = View::build(&gateways, &Settings::default(), Some(&before));
+    assert_eq!(view.domains, before.domains);
+    for what in ["its last, 192.168.1.1, stays", "malformed CIDR \"10.10.300.0/24\"", "its members stay"] {
+        assert!(told(&view, what), "{what}: {:?}", view.problems);
+    }
+}
+
+#[test]
+fn an_address_stays_with_the_member_that_has_it() {
+    let site = domain("site").node("b", "10.0.0.5", &["10.1.1.0/24"]);
+    let before = build(&[site.clone().into()]);
+    let view = View::build(
+        &[site.node("a", "10.0.0.5", &["10.1.2.0/24"]).into()],
+        &Settings::default(),
+        Some(&before),
+    );
+    assert_eq!(view.domains, before.domains);
+    assert!(told(&view, "node a: has the address 10.0.0.5 of node b"), "{:?}", view.problems);
+}
+
+#[test]
+fn a_key_or_address_of_two_domains_stays_with_the_one_that_has_it() {
+    let site = domain("site").node("s1", "192.168.1.1", &["10.1.1.0/24"]).public("s1", "203.0.113.1");
+    let before = build(&[site.clone().into()]);
+    let copy = Endpoint { public_ip: "203.0.113.1".to_owned(), node_name: "a1".to_owned(), ..endpoint("s1") };
+    let copied = domain("a").node("a1", "192.168.1.1", &["10.1.2.0/24"]).endpoint(copy);
+    let view = View::build(&[copied.into(), site.into()], &Settings::default(), Some(&before));
+    let gateway = |domain: &str| view.domains[&domain.parse::<DomainName>().unwrap()].gateways[0].clone();
+    assert_eq!(gateway("site"), before.domains.values().next().unwrap().gateways[0]);
+    assert_eq!((gateway("a").key, gateway("a").socket()), (None, None));
+    assert!(told(&view, "Gateway a, endpoint a1: has the publicKey of endpoint s1 of Gateway site"));
+    assert!(told(&view, "Gateway a, endpoint a1: has the address and port of endpoint s1 of Gateway site"));
+}
+
+#[test]
+fn old_prefixes_that_are_kept_are_kept_from_others_too() {
+    let zoo = |prefix| domain("zoo").node("z1", "10.0.0.1", &[prefix]);
+    let other = domain("other").node("o1", "10.0.0.2", &["10.2.0.0/24"]);
+    let before = build(&[zoo("10.1.0.0/24").into(), other.clone().into()]);
+    let thief = domain("a").node("a1", "10.0.0.3", &["10.1.0.0/24"]);
+    let view = View::build(
+        &[zoo("10.2.0.0/24").into(), other.into(), thief.into()],
+        &Settings::default(),
+        Some(&before),
+    );
+    assert_eq!(subnets(&view, "zoo", "z1"), ["10.1.0.0/24"]);
+    assert_eq!(subnets(&view, "a", "a1"), Vec::<String>::new());
+}
