@@ -6,12 +6,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::agent::{SOON, await_ready, metric};
+use crate::agent::{SOON, await_ready, metric, status};
 use crate::await_::eventually;
 use crate::capture::Capture;
 use crate::lab::{Lab, Plan};
 use crate::space::Space;
-use crate::traffic::{Flow, PORT};
+use crate::traffic::{Flow, PORT, fetch};
 
 /// Packets from or to pods of the other domain, in plain sight.
 const LEAK_IN_CLOUD: &str = "net 10.101.0.0/16 or net fd00:10:1::/48";
@@ -312,4 +312,27 @@ fn a_member_cannot_send_into_the_overlay_what_is_not_of_its_side() {
         let now = metric(&gateway.space, "corax_dropped_packets_total", &reason);
         if now >= before + 5.0 { Ok(()) } else { Err(format!("{before}, then {now}")) }
     });
+}
+
+#[test]
+fn a_tunnel_that_cannot_start_costs_only_itself() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2).mesh(), Plan::nat("site", 1)]);
+    lab.declare();
+    lab.write();
+    lab.start_agent("cloud-1", &["--tunnel", "external"]);
+    lab.start_agent("cloud-2", &[]);
+    lab.serve();
+    let gateway = &lab.node("cloud-1").space;
+    eventually("the mesh", SOON, || {
+        let member = lab.node("cloud-2");
+        fetch(&lab.node("cloud-1").pod, (member.pod4(), PORT).into(), 100)
+    });
+    let told = status(gateway).to_string();
+    assert!(told.contains("start `corax tunnel raven-wg0` beside the agent"), "{told}");
+    let watch = Watch::start(&lab);
+    shout(&lab, &["cloud-1", "cloud-2"], "site-1");
+    watch.saw_nothing("with no tunnel");
+    let routes = gateway.run("ip route show table 9028");
+    assert!(routes.contains("unreachable 10.101."), "the twins are there: {routes}");
+    assert!(gateway.run("ip rule").contains("lookup 9028"));
 }

@@ -1,6 +1,5 @@
 //! Real plugins, driven by libcni as a runtime drives them, results cached: bridge, ptp, host-local, portmap, tuning.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;

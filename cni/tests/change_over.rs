@@ -1,6 +1,5 @@
 //! A node changes over from host-local, and back: running pods keep what they have and no address is given twice.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;

@@ -1,6 +1,5 @@
 //! A node on a bad day: full and read-only disks, a lock nobody releases, processes killed at any moment, everything at once.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;

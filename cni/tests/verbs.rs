@@ -1,6 +1,5 @@
 //! The plugin against the specification (CNI 1.1): verbs, versions, results, errors with their codes.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;

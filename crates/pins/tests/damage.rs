@@ -1,6 +1,5 @@
 //! What is on disk is torn, flipped, empty, missing or unreadable: the node starts, and says what is lost.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;

@@ -2,7 +2,6 @@
 //!
 //! `CORAX_OPERATIONS` sets how many operations each run makes (1,500), `CORAX_SEED` the first seed.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;

@@ -1,6 +1,5 @@
 //! What is promised of pins and holds, in the words of a user.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
-#![allow(clippy::unwrap_used)] // a test that cannot go on ends
 
 #[path = "support/node.rs"]
 mod common;
