@@ -1,6 +1,7 @@
 //! Full dumps, class by class, into the mirror.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use corax_core::object::{Device, NexthopId, Table};
 use corax_core::prefix::Family;
@@ -231,6 +232,9 @@ fn fdb(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Failure> {
             |into, message| match neighbour::decode(message) {
                 Some((link, neighbour::Decoded::Fdb(mac, to))) if link == index => {
                     into.insert(mac, to);
+                }
+                Some((link, neighbour::Decoded::BareFdb(mac))) if link == index => {
+                    into.insert(mac, Ipv4Addr::UNSPECIFIED.into());
                 }
                 _ => {}
             },

@@ -212,6 +212,8 @@ impl Mirror {
         }
         let there = message.kind == neighbour::RTM_NEWNEIGH;
         self.changed |= match decoded {
+            neighbour::Decoded::BareFdb(_) if there => false,
+            neighbour::Decoded::BareFdb(mac) => self.observed.fdb.remove(&mac).is_some(),
             neighbour::Decoded::Fdb(mac, to) if there => self.observed.fdb.insert(mac, to) != Some(to),
             neighbour::Decoded::Fdb(mac, _) => {
                 // A group address may stand for several.

@@ -32,6 +32,9 @@ pub(super) enum Decoded {
     /// Behind which underlay address a hardware address is; the unspecified one where the entry is not as Corax makes
     /// them: with a port or VNI of its own, or one that ages.
     Fdb(Mac, IpAddr),
+    /// A hardware address with no destination at all: of an event, what the kernel's core says beside the driver, which
+    /// says it all (Linux 6.1 does).
+    BareFdb(Mac),
     /// A neighbour, with its hardware address if it is permanent.
     Neighbour(IpAddr, Option<Mac>),
 }
@@ -54,6 +57,9 @@ pub(super) fn decode(message: &Message<'_>) -> Option<(u32, Decoded)> {
         // The all-zero address is Raven's default destination.
         AF_BRIDGE if flags & NTF_SELF != 0 => {
             let mac = mac.filter(|mac| *mac != Mac([0; 6]))?;
+            if address.is_none() && !odd {
+                return Some((index, Decoded::BareFdb(mac)));
+            }
             let stays = state & (NUD_PERMANENT | NUD_NOARP) != 0;
             let to = address.filter(|_| stays && !odd);
             Decoded::Fdb(mac, to.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
