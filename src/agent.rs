@@ -20,10 +20,12 @@ use crate::source::Source;
 use crate::source::snapshot::Snapshot;
 use crate::{state, wireguard};
 
+pub(crate) mod alone;
 pub(crate) mod inbox;
 pub(crate) mod node;
 mod reconciler;
 pub(crate) mod report;
+mod silence;
 mod summary;
 
 use inbox::Inbox;
@@ -83,6 +85,7 @@ pub(crate) fn epoch() -> u64 {
 /// own layer.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
+    let _claim = alone::claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
     standing.extend(args.problems());
     let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
@@ -108,9 +111,12 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let heartbeat = Heartbeat::default();
     heartbeat.beat();
     let metrics = Arc::new(Metrics::new(watched.clone()));
-    // The address is taken before anything is changed: a second agent in the same namespace ends here.
+    // The address is taken before anything is changed.
     let listener = std::net::TcpListener::bind(admin.admin).with_context(|| {
-        format!("cannot answer on {}: is another agent running? name another --admin", admin.admin)
+        format!(
+            "cannot answer on {}: name another --admin, an address of this node and a port that is free",
+            admin.admin
+        )
     })?;
     let node = Node::open(args.clone(), loaded.key)?;
     let source = Source::open(args.source.clone(), Snapshot::new(&args.state.state_dir), args.settings());

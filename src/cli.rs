@@ -2,9 +2,11 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage; `corax plan --exit-code` ends with 3 where something would change.
 
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -112,6 +114,17 @@ impl Cli {
             }
         };
         result.unwrap_or_else(|error| fail(&error))
+    }
+}
+
+/// Prints a line to standard output. Whoever reads may stop reading.
+///
+/// # Errors
+/// Where it does not take the line for another reason.
+pub(crate) fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
     }
 }
 

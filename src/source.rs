@@ -1,6 +1,6 @@
 //! Where Gateways come from: a directory of manifests, and the snapshot of the last good ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ mod watch;
 
 use manifests::Manifests;
 use snapshot::{Loaded, Snapshot};
+use watch::Heard;
 
 /// How often the directory is read although nothing was heard of it.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -67,10 +68,10 @@ impl Source {
         Self { manifests, snapshot, settings, current, unsaved: problem.is_some(), lost: problem }
     }
 
-    /// Reads what changed in the directory, of which `whole` files were written to their end; true where view or
+    /// Reads what changed in the directory, given what was heard of it; true where view or
     /// problems did.
-    pub(crate) fn refresh(&mut self, whole: &BTreeSet<String>) -> bool {
-        let scan = self.manifests.scan(whole);
+    pub(crate) fn refresh(&mut self, heard: &Heard) -> bool {
+        let scan = self.manifests.scan(heard);
         let mut problems = scan.problems;
         let previous = self.current.view.as_deref();
         let view = if scan.changed || self.current.revision == 0 {
@@ -101,10 +102,10 @@ impl Source {
     /// Reads the directory once, and again where a file is being written.
     pub(crate) fn read(&mut self) {
         let end = Instant::now() + SETTLING;
-        self.refresh(&BTreeSet::new());
+        self.refresh(&Heard::default());
         while self.manifests.unsettled() && Instant::now() < end {
             std::thread::sleep(manifests::SETTLED);
-            self.refresh(&BTreeSet::new());
+            self.refresh(&Heard::default());
         }
     }
 
@@ -120,12 +121,12 @@ impl Source {
         if self.current.view.is_none() {
             self.read();
         } else {
-            self.refresh(&BTreeSet::new());
+            self.refresh(&Heard::default());
         }
         each(&self.current);
         loop {
-            let whole = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
-            if self.refresh(&whole) {
+            let heard = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
+            if self.refresh(&heard) {
                 each(&self.current);
             }
         }

@@ -12,8 +12,9 @@ use corax_core::facts::Facts;
 use corax_core::object::{Device, LinkKind};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
+use corax_core::prefix::Family;
 use corax_core::topology::{Local, Topology};
-use corax_core::view::View;
+use corax_core::view::{Domain, View};
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
@@ -127,6 +128,9 @@ impl Node {
         };
         let mut facts = self.kernel.facts(&query);
         facts.kernel_wireguard = self.kernel_wireguard;
+        let six =
+            view.domains.values().flat_map(Domain::prefixes).any(|prefix| prefix.family() == Family::V6);
+        facts.problems.retain(|problem| six || !problem.object.starts_with("net.ipv6."));
         facts
     }
 

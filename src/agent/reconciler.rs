@@ -1,6 +1,7 @@
 //! The loop: something changed, plan, apply, report. It owns the kernel's interfaces and the mirror, in a thread of
 //! its own.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use tracing::{debug, error, info, warn};
 use super::inbox::Inbox;
 use super::node::{Converged, Decision, Done, Node};
 use super::report::{ChangeReport, Report};
+use super::silence::Silence;
 use super::{Heartbeat, epoch, summary};
 use crate::metrics::Metrics;
 use crate::source::Sourced;
@@ -43,6 +45,9 @@ pub(crate) struct Reconciler {
     decision: Decision,
     /// Problems of the command line and the state directory.
     standing: Vec<Problem>,
+    silence: Silence,
+    /// Problems that the log has been told of.
+    logged: BTreeSet<Problem>,
     times: Times,
 }
 
@@ -92,6 +97,8 @@ impl Reconciler {
             sourced: None,
             decision: Decision::default(),
             standing,
+            silence: Silence::default(),
+            logged: BTreeSet::new(),
             times,
         }
     }
@@ -189,6 +196,10 @@ impl Reconciler {
             return;
         }
         let Converged { done, last, unsure } = self.node.converge(&self.decision.desired);
+        if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
+            let first: String = first.change.to_string().chars().take(Report::LINE).collect();
+            info!(changes = done.len(), first, "repaired");
+        }
         self.record(done, unsure);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
@@ -216,9 +227,25 @@ impl Reconciler {
                 "this node's role"
             );
         }
-        for problem in topology.problems.iter().filter(|problem| !before.problems.contains(problem)) {
-            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+    }
+
+    /// Says in the log what came and what went of the node's own problems. The source tells of its own.
+    fn log_problems(&mut self) {
+        let sourced = self.sourced.as_ref();
+        let view = sourced.and_then(|sourced| sourced.view.as_deref());
+        let told: BTreeSet<&Problem> = (sourced.into_iter().flat_map(|sourced| &sourced.problems))
+            .chain(view.into_iter().flat_map(|view| &view.problems))
+            .chain(&self.standing)
+            .collect();
+        let now: BTreeSet<Problem> =
+            self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
+        for Problem { object, what, remedy } in now.difference(&self.logged) {
+            warn!(object, remedy, "{what}");
         }
+        for Problem { object, what, .. } in self.logged.difference(&now) {
+            info!(object, "no longer: {what}");
+        }
+        self.logged = now;
     }
 
     fn record(&mut self, done: Vec<Done>, unsure: Vec<String>) {
@@ -269,6 +296,9 @@ impl Reconciler {
             Err(error) => debug!(%error, "drop counters not read"),
         }
         summary::fill(&mut self.report, &self.decision, self.node.observed(), view);
+        let silent = self.silence.look(&self.report.tunnels, Instant::now());
+        self.report.problems.extend(silent);
+        self.log_problems();
         self.reports.send_replace(Arc::new(self.report.clone()));
     }
 }

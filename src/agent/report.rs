@@ -1,6 +1,6 @@
 //! What the agent tells of itself: `/status`, `corax status`, and most of `/metrics`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use corax_core::mac::Mac;
@@ -44,7 +44,7 @@ pub(crate) struct Report {
     /// Tunnels.
     pub tunnels: Vec<TunnelReport>,
     /// Kernel objects of ours, by class.
-    pub objects: Vec<(String, usize)>,
+    pub objects: BTreeMap<String, usize>,
     /// What the nftables table dropped.
     pub drops: Vec<DropReport>,
     /// The last changes to the kernel, the newest last.

@@ -1,5 +1,7 @@
 //! From the loop's state to the report.
 
+use std::collections::BTreeMap;
+
 use corax_core::desired::Desired;
 use corax_core::object::{Device, LinkKind};
 use corax_core::observed::{NftTable, Observed};
@@ -75,7 +77,7 @@ fn tunnels(decision: &Decision, observed: &Observed) -> Vec<TunnelReport> {
     peers.collect()
 }
 
-fn objects(observed: &Observed) -> Vec<(String, usize)> {
+fn objects(observed: &Observed) -> BTreeMap<String, usize> {
     let peers = observed.tunnels.values().map(|tunnel| tunnel.peers.len()).sum();
     let counts = [
         ("link", observed.links.len()),
@@ -89,7 +91,7 @@ fn objects(observed: &Observed) -> Vec<(String, usize)> {
         ("nft_table", usize::from(observed.nft != NftTable::Absent)),
         ("nft_element", observed.elements.len()),
     ];
-    counts.map(|(class, number)| (class.to_owned(), number)).to_vec()
+    counts.map(|(class, number)| (class.to_owned(), number)).into()
 }
 
 /// The key that others are told is not the node's own: no handshake can succeed.

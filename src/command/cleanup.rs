@@ -1,7 +1,7 @@
 //! `corax cleanup`: removes everything of Corax from the node's kernel.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +10,8 @@ use corax_core::change::Change;
 use corax_core::desired::Desired;
 use corax_core::plan::plan;
 
+use crate::agent::alone;
+use crate::cli::print_line;
 use crate::config::StateArgs;
 use crate::kernel::Kernel;
 
@@ -41,16 +43,27 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     let mut kernel = Kernel::open()?;
     if args.dry_run {
         for change in left(&kernel) {
-            println!("{change}");
+            print_line(change)?;
+        }
+        if args.state_too {
+            for path in own_files(&args.state.state_dir)? {
+                print_line(format_args!("rm {}", path.display()))?;
+            }
         }
         return Ok(());
+    }
+    if let Some(pid) = alone::other() {
+        anyhow::bail!(
+            "an agent, process {pid}, runs in this network namespace and would make it all anew: stop it first"
+        );
     }
     for _ in 0..ROUNDS {
         let changes = left(&kernel);
         let results = kernel.apply(&changes, &mut |_| Ok(()));
         for (change, result) in changes.iter().zip(results) {
             match result {
-                Ok(()) => println!("{change}"),
+                // Whoever reads may have gone; what is removed is not.
+                Ok(()) => drop(print_line(change)),
                 Err(error) => eprintln!("corax: {error}"),
             }
         }
@@ -69,28 +82,39 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
 /// Removes Corax's own files, and the directory where nothing else is in it: it may be somebody else's too.
 fn remove_state(directory: &Path) -> anyhow::Result<()> {
     let cannot = |path: &Path| format!("cannot remove {}", path.display());
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.with_context(|| cannot(directory))?,
-    };
-    for entry in entries {
-        let path = entry.with_context(|| cannot(directory))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if OWN_FILES.iter().any(|own| name.starts_with(own)) {
-            let removed =
-                if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            removed.with_context(|| cannot(&path))?;
-            println!("rm {}", path.display());
-        }
+    for path in own_files(directory)? {
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        removed.with_context(|| cannot(&path))?;
+        print_line(format_args!("rm {}", path.display()))?;
     }
     match std::fs::remove_dir(directory) {
-        Ok(()) => println!("rmdir {}", directory.display()),
+        Ok(()) => print_line(format_args!("rmdir {}", directory.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-            println!("# {} holds files of others, and stays", directory.display());
+            print_line(format_args!("# {} holds files of others, and stays", directory.display()))
         }
-        Err(error) => return Err(error).with_context(|| cannot(directory)),
+        Err(error) => Err(error).with_context(|| cannot(directory)),
     }
-    Ok(())
+}
+
+/// Corax's files in its state directory; none where there is no directory.
+fn own_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let cannot = || format!("cannot read {}", directory.display());
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(cannot)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(cannot)?;
+        let name = entry.file_name();
+        if OWN_FILES.iter().any(|own| name.to_str().is_some_and(|name| name.starts_with(own))) {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// What would have to be removed. A tunnel's peers go with its device, a tunnel process ends when its device goes.

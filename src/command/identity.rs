@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{Output, OutputArgs};
+use crate::cli::{Output, OutputArgs, print_line};
 use crate::config::{IdentityArgs, VtepIdentity};
 
 /// Options of `corax identity`.
@@ -52,11 +52,11 @@ pub(crate) fn run(args: &IdentityCommand) -> anyhow::Result<()> {
         link_local: mac.link_local().to_string(),
     };
     match args.output.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&identity)?),
-        Output::Table => println!(
+        Output::Json => print_line(serde_json::to_string_pretty(&identity)?)?,
+        Output::Table => print_line(format_args!(
             "cluster     {}\nnode        {}\nmade of     {}\nVTEP MAC    {}\nlink-local  {}",
             identity.cluster, identity.node, identity.of, identity.mac, identity.link_local
-        ),
+        ))?,
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use crate::cli::print_line;
 use crate::config::StateArgs;
 use crate::{state, wireguard};
 
@@ -25,6 +26,6 @@ pub(crate) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     if let Some(problem) = loaded.problem {
         return Err(problem.into());
     }
-    println!("{}", loaded.key.public());
+    print_line(loaded.key.public())?;
     Ok(())
 }

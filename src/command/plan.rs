@@ -8,7 +8,7 @@ use corax_core::problem::Problem;
 use serde::Serialize;
 
 use crate::agent::node::Node;
-use crate::cli::{Output, OutputArgs};
+use crate::cli::{Output, OutputArgs, print_line};
 use crate::config::NodeArgs;
 use crate::source::Source;
 use crate::source::snapshot::Snapshot;
@@ -48,6 +48,8 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         problems.push(Problem::new("the WireGuard key", what, "make it with `corax key`"));
         PrivateKey::generate()
     });
+    std::fs::read_dir(&args.source)
+        .with_context(|| format!("--source {} cannot be read", args.source.display()))?;
     let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
     let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
     source.read();
@@ -67,16 +69,16 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     );
     let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };
     match output.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&planned)?),
+        Output::Json => print_line(serde_json::to_string_pretty(&planned)?)?,
         Output::Table => {
             for problem in &planned.problems {
-                println!("# {problem}");
+                print_line(format_args!("# {problem}"))?;
             }
             for line in &planned.changes {
-                println!("{line}");
+                print_line(line)?;
             }
             if planned.changes.is_empty() {
-                println!("# nothing to change");
+                print_line("# nothing to change")?;
             }
         }
     }

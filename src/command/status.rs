@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::agent::epoch;
 use crate::agent::report::{Report, TunnelReport};
-use crate::cli::{Output, OutputArgs};
+use crate::cli::{Output, OutputArgs, print_line};
 use crate::config::AdminArgs;
 
 /// How many of the last changes are shown.
@@ -53,12 +53,12 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     match args.output.output {
         Output::Json => {
             let value: serde_json::Value = serde_json::from_slice(&answer)?;
-            println!("{}", serde_json::to_string_pretty(&value)?);
+            print_line(serde_json::to_string_pretty(&value)?)?;
         }
         Output::Table => {
             let report: Report =
                 serde_json::from_slice(&answer).context("the agent is of another version")?;
-            print!("{}", render(&report, epoch()));
+            print_line(render(&report, epoch()).trim_end())?;
         }
     }
     Ok(())

@@ -144,8 +144,12 @@ fn shadow(found: &rule::Found) -> Option<Problem> {
         return Some(Problem::new(object, "has Corax's protocol number and is not one of its rules", remedy));
     }
     // Local addresses come first everywhere.
-    (*priority < FIRST_FREE_PRIORITY && *priority != 0).then(|| {
+    let local = *priority == 0 && text.trim() == "from all lookup 255";
+    (*priority < FIRST_FREE_PRIORITY && !local).then(|| {
         let what = "is asked before Corax's rules, and may lead packets for other domains elsewhere";
-        Problem::new(object, what, format!("give it a priority of {FIRST_FREE_PRIORITY} or more: ip{six} rule del priority {priority}, then add it anew"))
+        let delete = format!("ip{six} rule del priority {priority} {}", text.trim());
+        let remedy =
+            format!("give it a priority of {FIRST_FREE_PRIORITY} or more: {delete}, then add it anew");
+        Problem::new(object, what, remedy)
     })
 }

@@ -14,6 +14,7 @@ use corax_core::problem::Problem;
 use serde::Deserialize;
 
 use super::Files;
+use super::watch::Heard;
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
 pub(crate) const SETTLED: Duration = Duration::from_millis(300);
@@ -79,8 +80,9 @@ impl Manifests {
         self.missing || self.seen.values().any(|seen| !seen.read)
     }
 
-    /// Reads the files that are not as they were. `whole` are known to be complete, however fresh.
-    pub(crate) fn scan(&mut self, whole: &BTreeSet<String>) -> Scan {
+    /// Reads the files that are not as they were, but for those that are being written. One that was written to its end is
+    /// complete, however fresh.
+    pub(crate) fn scan(&mut self, heard: &Heard) -> Scan {
         let names = match list(&self.directory) {
             Ok(names) => names,
             Err(error) => return self.unusable(&format!("cannot be read: {error}; what it held last stays")),
@@ -93,7 +95,7 @@ impl Manifests {
         }
         let mut changed = false;
         for name in &names {
-            changed |= self.read(name, whole.contains(name));
+            changed |= self.read(name, heard.whole.contains(name), heard.writing.contains(name));
         }
         self.seen.retain(|name, _| names.contains(name));
         changed |= self.forget_missing();
@@ -127,7 +129,7 @@ impl Manifests {
     }
 
     /// Reads one file if it changed; true where its Gateways did.
-    fn read(&mut self, name: &str, whole: bool) -> bool {
+    fn read(&mut self, name: &str, whole: bool, writing: bool) -> bool {
         let path = self.directory.join(name);
         let metadata = std::fs::metadata(&path).ok();
         let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
@@ -142,7 +144,7 @@ impl Manifests {
         (seen.modified, seen.length) = (modified, length);
         // A clock that went back makes a file of the future: that one has settled.
         let age = modified.and_then(|modified| modified.elapsed().ok());
-        seen.read = whole || age.is_none_or(|age| age >= SETTLED);
+        seen.read = !writing && (whole || age.is_none_or(|age| age >= SETTLED));
         if !seen.read {
             return false;
         }
@@ -161,7 +163,12 @@ impl Manifests {
                 seen.good = false;
                 // What could not be read may be readable without having changed.
                 seen.modified = None;
-                let what = format!("{what}; its last good Gateways stay");
+                let then = if self.files.contains_key(name) {
+                    "its last good Gateways stay"
+                } else {
+                    "nothing of it is used"
+                };
+                let what = format!("{what}; {then}");
                 seen.problems = vec![Problem::new(object, what, "correct the file")];
                 false
             }

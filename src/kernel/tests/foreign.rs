@@ -85,22 +85,28 @@ fn what_stands_in_the_way_is_a_problem_with_its_remedy() {
         assert_eq!(facts(&mut kernel).problems, []);
         sh(OTHERS);
         sh("ip nexthop add id 1073741830 via 192.0.2.1 dev v0");
-        sh("ip rule add priority 50 from 10.0.0.0/8 lookup 77 protocol 90");
+        sh(
+            "ip rule add priority 0 to 10.99.0.0/24 lookup main; ip rule add priority 50 from 10.0.0.0/8 lookup 77 protocol 90",
+        );
         let found = facts(&mut kernel);
         assert_eq!(found.foreign_nexthops, [NexthopId(0x4000_0006)].into());
         let problems: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
         for (object, remedy) in [
             ("rule 101 (from all iif v0 lookup 254)", "ip rule del priority 101"),
             ("rule 50 (from 10.0.0.0/8 lookup 77)", "ip rule del priority 50"),
+            (
+                "rule 0 (from all to 10.99.0.0/24 lookup 254)",
+                "ip rule del priority 0 from all to 10.99.0.0/24",
+            ),
             ("route 10.97.0.0/16 in table 9028", "ip route del 10.97.0.0/16 table 9028"),
             ("route fd97::/64 in table 9027", "del fd97::/64 table 9027"),
         ] {
             let named = |problem: &&String| problem.starts_with(object) && problem.contains(remedy);
             assert!(problems.iter().any(|problem| named(&problem)), "{object}\n{problems:#?}");
         }
-        assert_eq!(problems.len(), 4, "{problems:#?}");
+        assert_eq!(problems.len(), 5, "{problems:#?}");
         sh(
-            "ip rule del priority 101; ip rule del priority 50; ip route flush table 9028; ip -6 route flush table 9027",
+            "ip rule del priority 101; ip rule del priority 50; ip rule del priority 0 to 10.99.0.0/24; ip route flush table 9028; ip -6 route flush table 9027",
         );
         sh("ip nexthop del id 1073741830");
         let found = facts(&mut kernel);

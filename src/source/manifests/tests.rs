@@ -10,18 +10,22 @@ fn lab() -> (tempfile::TempDir, Manifests) {
     (directory, manifests)
 }
 
+fn whole<const N: usize>(names: [String; N]) -> Heard {
+    Heard { whole: names.into(), ..Heard::default() }
+}
+
 /// Writes a file, and scans as if told that it is whole.
 fn put(directory: &tempfile::TempDir, manifests: &mut Manifests, name: &str, text: &str) -> Scan {
     fs::write(directory.path().join(name), text).unwrap();
-    manifests.scan(&BTreeSet::from([name.to_owned()]))
+    manifests.scan(&whole([name.to_owned()]))
 }
 
 /// Scans when the directory has been quiet for long enough.
 fn scan_in_the_end(manifests: &mut Manifests) -> Scan {
-    manifests.scan(&BTreeSet::new());
+    manifests.scan(&Heard::default());
     assert!(manifests.unsettled());
     manifests.stirred = Instant::now().checked_sub(QUIET).unwrap();
-    manifests.scan(&BTreeSet::new())
+    manifests.scan(&Heard::default())
 }
 
 fn gateway(name: &str) -> String {
@@ -68,10 +72,10 @@ fn a_gateway_or_file_that_is_gone_is_gone_but_an_empty_directory_deletes_nothing
     assert!(scan_in_the_end(&mut manifests).changed);
     assert_eq!(names(&manifests), ["one"]);
     fs::remove_file(directory.path().join("a.yaml")).unwrap();
-    let scan = manifests.scan(&BTreeSet::new());
+    let scan = manifests.scan(&Heard::default());
     assert!(!scan.changed && scan.problems[0].what.contains("stays"), "{scan:?}");
     fs::remove_dir(directory.path()).unwrap();
-    let scan = manifests.scan(&BTreeSet::new());
+    let scan = manifests.scan(&Heard::default());
     assert!(!scan.changed && scan.problems[0].what.contains("cannot be read"), "{scan:?}");
     assert_eq!(names(&manifests), ["one"]);
 }
@@ -85,7 +89,7 @@ fn a_directory_that_is_filled_anew_deletes_nothing_on_the_way() {
     }
     for name in all {
         fs::remove_file(directory.path().join(name)).unwrap();
-        assert!(!manifests.scan(&BTreeSet::new()).changed);
+        assert!(!manifests.scan(&Heard::default()).changed);
     }
     // Its last time of quiet is long ago by now.
     manifests.stirred = Instant::now().checked_sub(QUIET).unwrap();
@@ -95,6 +99,21 @@ fn a_directory_that_is_filled_anew_deletes_nothing_on_the_way() {
         assert_eq!(names(&manifests), ["a", "b", "c"]);
     }
     assert!(!manifests.unsettled());
+}
+
+#[test]
+fn a_file_that_is_being_written_keeps_its_gateways_whatever_else_changes() {
+    let (directory, mut manifests) = lab();
+    put(&directory, &mut manifests, "a.yaml", &format!("{}---\n{}", gateway("one"), gateway("two")));
+    let path = directory.path().join("a.yaml");
+    fs::write(&path, gateway("one")).unwrap();
+    let long_ago = std::time::SystemTime::now().checked_sub(10 * SETTLED).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    let writing = Heard { writing: ["a.yaml".to_owned()].into(), ..Heard::default() };
+    assert!(!manifests.scan(&writing).changed && manifests.unsettled());
+    assert_eq!(names(&manifests), ["one", "two"]);
+    assert!(manifests.scan(&whole(["a.yaml".to_owned()])).changed);
+    assert_eq!(names(&manifests), ["one"]);
 }
 
 #[test]
@@ -115,7 +134,7 @@ fn only_files_are_read_and_a_directory_not_yet_understood_is_not_complete() {
     let (directory, mut manifests) = lab();
     assert!(put(&directory, &mut manifests, "a.yaml", &gateway("one")).complete);
     nix::unistd::mkfifo(&directory.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let scan = manifests.scan(&BTreeSet::from(["pipe.yaml".to_owned()]));
+    let scan = manifests.scan(&whole(["pipe.yaml".to_owned()]));
     assert!(!scan.complete && scan.problems[0].what.contains("no regular file"), "{scan:?}");
 }
 
@@ -125,9 +144,9 @@ fn a_file_that_may_be_half_written_is_not_trusted() {
     put(&directory, &mut manifests, "a.yaml", &format!("{}---\n{}", gateway("one"), gateway("two")));
     // Half of it parses, and would delete a Gateway.
     fs::write(directory.path().join("a.yaml"), gateway("one")).unwrap();
-    assert!(!manifests.scan(&BTreeSet::new()).changed);
+    assert!(!manifests.scan(&Heard::default()).changed);
     assert!(manifests.unsettled());
     assert_eq!(names(&manifests), ["one", "two"]);
-    assert!(manifests.scan(&BTreeSet::from(["a.yaml".to_owned()])).changed);
+    assert!(manifests.scan(&whole(["a.yaml".to_owned()])).changed);
     assert!(!manifests.unsettled());
 }
