@@ -24,7 +24,8 @@ pub fn everything(space: &Space) -> BTreeSet<String> {
         bridge fdb show | grep permanent | sed s/^/fdb:/
         nft -s list ruleset | sed s/^/nft:/
         cd /proc/sys/net
-        grep -r . ipv4/conf ipv6/conf ipv4/ip_forward 2>/dev/null | grep -v -e stable_secret -e mc_forwarding
+        # The kernel's WireGuard turns ipv4/conf/all/send_redirects off by itself.
+        grep -r . ipv4/conf ipv6/conf ipv4/ip_forward 2>/dev/null | grep -v -e stable_secret -e mc_forwarding -e conf/all/send_redirects
         find /run /var/lib ! -type d | sed s/^/file:/
         ps -e -o args= | grep '[c]orax ' | sed s/^/process:/
         true

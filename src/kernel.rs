@@ -159,6 +159,11 @@ impl Kernel {
         self.mirror.facts
     }
 
+    /// Whether the mirror changed since it was [taken in](Self::take_in), or told of by [`drain`](Self::drain).
+    pub(crate) const fn has_changed(&self) -> bool {
+        self.mirror.changed
+    }
+
     /// What was seen until now is being planned for: [`drain`](Self::drain) tells of what comes after.
     pub(crate) const fn take_in(&mut self) {
         self.mirror.changed = false;
@@ -348,7 +353,7 @@ impl Kernel {
             Change::DeleteTable => self.nft.delete(observed),
             _ => return elsewhere(change),
         };
-        self.mirror.changed = true;
+        self.mirror.changed |= result.is_ok();
         result.map_err(|refused| match refused {
             Refused::Kernel(failure) => ApplyError::of(change, &failure),
             Refused::Other(error) => ApplyError {

@@ -193,7 +193,8 @@ impl Node {
             // What failed before and went well now is no failure.
             done.retain(|step| step.error.is_none());
             done.extend(round);
-            if stuck {
+            // What was refused may have been overtaken by an event that has come since.
+            if stuck && !self.kernel.has_changed() {
                 break;
             }
         }

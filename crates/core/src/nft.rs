@@ -77,7 +77,8 @@ impl Ruleset {
         let (mss4, mss6) = (self.mss4, self.mss6);
         // Transit is untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the
         // outer packet gets it masqueraded. An answer to a client outside, who came by a NodePort and has a source of
-        // this node's since, is to leave by the main table: rule 99.
+        // this node's since, is to leave by the main table: rule 99. Both NATs have to be there: a CNI that masquerades
+        // alone, while this table is missing, makes no such client of a pod.
         let _ = write!(
             text,
             "	chain guard_prerouting {{
@@ -118,7 +119,7 @@ impl Ruleset {
 	}}
 	chain answers {{
 		type filter hook prerouting priority -99; policy accept;
-		iifname {{ {ours} }} ct direction reply ct status & snat == snat fib daddr type != local jump answer
+		iifname {{ {ours} }} ct direction reply ct status & snat == snat ct status & dnat == dnat fib daddr type != local jump answer
 	}}
 	chain answer {{
 		meta nfproto ipv4 ip daddr != @own4 meta mark set {FWMARK:#x}
