@@ -177,10 +177,10 @@ impl Flow {
             let socket = UdpSocket::bind((any, 0)).map_err(|error| error.to_string())?;
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).map_err(|error| error.to_string())?;
             socket.connect((to, PORT)).map_err(|error| error.to_string())?;
-            socket.set_read_timeout(Some(Duration::from_millis(300))).map_err(|error| error.to_string())?;
+            socket.set_read_timeout(Some(Duration::from_secs(1))).map_err(|error| error.to_string())?;
             Ok::<_, String>(socket)
         };
-        let socket = crate::await_::eventually(&name, Duration::from_secs(10), || {
+        let socket = crate::await_::eventually(&name, Duration::from_secs(30), || {
             from.enter(|| {
                 let socket = connect()?;
                 socket.send(&u64::MAX.to_be_bytes()).map_err(|error| error.to_string())?;

@@ -11,6 +11,9 @@ use crate::restart::{control, flows, lost_no_more};
 use crate::traffic::{PORT, fetch};
 use crate::two_domains;
 
+/// Slow enough that an emulated machine keeps no queue of its own.
+const STEP: Duration = Duration::from_millis(20);
+
 /// Makes the line between a domain and the internet bad, both ways.
 fn spoil(lab: &Lab, how: &str) {
     lab.router("site").run(&format!("tc qdisc replace dev wan root netem limit 10000 {how}"));
@@ -21,8 +24,8 @@ fn spoil(lab: &Lab, how: &str) {
 fn restarts_lose_nothing_on_a_line_that_delays_and_reorders() {
     let mut lab = two_domains();
     spoil(&lab, "delay 40ms 10ms reorder 25% 50%");
-    let flows = flows(&lab);
-    let control = control(&lab);
+    let flows = flows(&lab, STEP);
+    let control = control(&lab, STEP);
     for name in ["site-1", "cloud-1", "site-1"] {
         lab.end_agent(name, Signal::SIGKILL);
         lab.start_agent(name, &["--wireguard", "kernel"]);

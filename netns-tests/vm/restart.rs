@@ -12,24 +12,24 @@ use crate::traffic::{Flow, Server};
 use crate::two_domains;
 
 /// Packets of each flow come so far apart.
-const STEP: Duration = Duration::from_millis(4);
+pub(crate) const STEP: Duration = Duration::from_millis(4);
 
 /// Flows between the domains, both ways and families, from gateways' and members' pods.
-pub(crate) fn flows(lab: &Lab) -> Vec<Flow> {
+pub(crate) fn flows(lab: &Lab, step: Duration) -> Vec<Flow> {
     let pairs = [("cloud-1", "site-1"), ("cloud-2", "site-2"), ("site-2", "cloud-2"), ("site-1", "cloud-1")];
     let pair = |(from, to): (&str, &str)| {
         let (from, to) = (lab.node(from), lab.node(to));
-        [Flow::start(&from.pod, to.pod4(), STEP), Flow::start(&from.pod, to.pod6(), STEP)]
+        [Flow::start(&from.pod, to.pod4(), step), Flow::start(&from.pod, to.pod6(), step)]
     };
     pairs.into_iter().flat_map(pair).collect()
 }
 
 /// A flow that Corax does not touch, over the same links: from a router to the other domain's gateway.
-pub(crate) fn control(lab: &Lab) -> (Flow, Server) {
+pub(crate) fn control(lab: &Lab, step: Duration) -> (Flow, Server) {
     let gateway = lab.node("cloud-1");
     let server = Server::start(&gateway.space);
     let IpAddr::V4(public) = lab.public("cloud") else { panic!("the underlay is IPv4") };
-    (Flow::start(lab.router("site"), public.into(), STEP), server)
+    (Flow::start(lab.router("site"), public.into(), step), server)
 }
 
 /// Ends the flows: they lost no more, of all that was sent, than the control flow did of its own.
@@ -54,8 +54,8 @@ pub(crate) fn lost_no_more(flows: Vec<Flow>, (control, server): (Flow, Server)) 
 
 /// Kills and restarts agents until so many packets are under way: each restart adopts what is there.
 fn restarted_beside_traffic(lab: &mut Lab, packets: u64, signals: &[Signal]) {
-    let flows = flows(lab);
-    let control = control(lab);
+    let flows = flows(lab, STEP);
+    let control = control(lab, STEP);
     let begun = Instant::now();
     let least = STEP * u32::try_from(packets / flows.len() as u64).expect("not that many");
     let mut turn = 0;

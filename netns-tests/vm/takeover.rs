@@ -2,7 +2,7 @@
 
 use crate::agent::{CORAX, SECRET, await_ready};
 use crate::lab::{Lab, Plan};
-use crate::restart::{control, lost_no_more};
+use crate::restart::{STEP, control, lost_no_more};
 use crate::space::Space;
 use crate::traffic::Flow;
 use crate::{is_kernels, names};
@@ -46,7 +46,7 @@ fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
     let (cloud, site) = (lab.node("cloud-1"), lab.node("site-1"));
     let step = Duration::from_millis(4);
     let flows = vec![Flow::start(&site.pod, cloud.pod4(), step), Flow::start(&cloud.pod, site.pod4(), step)];
-    let control = control(&lab);
+    let control = control(&lab, STEP);
     let index = |lab: &Lab, name: &str| lab.node(name).space.run("cat /sys/class/net/raven-wg0/ifindex");
     let before = (index(&lab, "cloud-1"), index(&lab, "site-1"));
 

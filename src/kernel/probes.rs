@@ -8,6 +8,7 @@ use super::error::Error;
 use super::link;
 use super::nexthop;
 use super::socket::Socket;
+use super::wire::{NLM_F_CREATE, NLM_F_EXCL};
 
 const NETLINK_GENERIC: u16 = 16;
 const GENL_ID_CTRL: u16 = 16;
@@ -34,10 +35,11 @@ impl Probes {
     /// Asks the kernel; makes nothing.
     pub(super) fn ask(socket: &mut Socket) -> Result<Self, Error> {
         let read = |failure| Error::Read { what: "kernel's features", failure };
-        // A device without the data it needs: refused as invalid where the kind is known, and before that for want of
-        // permission.
-        let probe = socket.get(
+        // To be made without the data that it needs: that loads the module, and is refused as invalid where the kind is known,
+        // and before that for want of permission.
+        let probe = socket.ask(
             link::RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL,
             &link::header(0, 0, 0),
             |writer| link::put_bare_kind(writer, "vxlan"),
             |_| Some(()),

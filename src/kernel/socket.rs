@@ -199,9 +199,21 @@ impl Socket {
         attributes: impl FnOnce(&mut Writer),
         each: impl FnOnce(&Message<'_>) -> Option<T>,
     ) -> Result<Option<T>, Failure> {
+        self.ask(kind, 0, header, attributes, each)
+    }
+
+    /// The same with flags of the request.
+    pub(super) fn ask<T>(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: impl FnOnce(&mut Writer),
+        each: impl FnOnce(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Failure> {
         let sequence = self.next_sequence();
         let mut writer = Writer::default();
-        writer.message(kind, 0, sequence, header, attributes);
+        writer.message(kind, flags, sequence, header, attributes);
         self.send(&writer)?;
         loop {
             let answer = Messages(self.receive()?).find(|message| message.sequence == sequence);
