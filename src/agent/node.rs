@@ -1,5 +1,4 @@
-//! One node: what it should have, what it has, and the way from one to the other. Shared by the agent, `corax plan`
-//! and `corax cleanup`.
+//! One node: what it should have, what it has, and the way from one to the other. Shared by the agent and `corax plan`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
