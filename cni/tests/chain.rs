@@ -203,7 +203,7 @@ fn libcni_speaks_gc_and_status_with_it() {
     for n in 0..5 {
         runtime.start(&format!("c{n}"), &format!("p{n}"));
     }
-    assert_eq!(status().code(), 50);
+    assert!(status().ok, "each of the five could come home: {:?}", status());
     // libcni itself deletes what its cache knows beyond the list; what it has forgotten is the plugin's to find.
     runtime.node.sh("rm /var/lib/cni/results/pods-c3-eth0 /var/lib/cni/results/pods-c4-eth0");
     let gc = runtime.node.libcni("gc", &["/run/conf/pods.conflist", "c0:eth0", "c1:eth0", "c2:eth0"]);
