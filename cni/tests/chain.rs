@@ -143,6 +143,36 @@ fn in_a_chain_it_passes_the_result_on_and_sets_the_routes_mtu() {
 }
 
 #[test]
+fn check_fails_when_interface_address_default_route_or_namespace_is_gone() {
+    let host_local = json!({ "type": "host-local", "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+        "ranges": [[{ "subnet": "10.1.0.0/24" }], [{ "subnet": "fd00:1::/64" }]] });
+    let runtime = Runtime::new(&conflist("1.0.0", json!([bridge(host_local), { "type": "corax-cni" }])));
+    let node = &runtime.node;
+    let result = runtime.start("c1", "web-0").json;
+    // The part in the chain alone: bridge would find some of this itself.
+    let config = json!({ "cniVersion": "1.0.0", "name": "pods", "type": "corax-cni", "prevResult": result });
+    let check = || node.call("CHECK", "c1", Some("web-0"), &config);
+    let refused = |script: &str, what: &str| {
+        node.sh(script);
+        let answer = check();
+        assert_eq!(answer.code(), 103, "{script}: {answer:?}");
+        assert!(answer.json["details"].as_str().unwrap().contains(what), "{script}: {answer:?}");
+    };
+    assert!(check().ok, "{:?}", check());
+    refused("ip -n c1 route del default", "IPv4 route 0.0.0.0/0");
+    node.sh("ip -n c1 route add default via 10.1.0.1");
+    refused("ip -n c1 -6 route del default", "IPv6 route ::/0");
+    node.sh("ip -n c1 -6 route add default via fd00:1::1");
+    assert!(check().ok, "{:?}", check());
+    refused("ip -n c1 addr del fd00:1::2/64 dev eth0", "address fd00:1::2 of interface eth0");
+    node.sh("ip -n c1 addr add fd00:1::2/64 dev eth0 nodad; ip -n c1 -6 route replace default via fd00:1::1");
+    assert!(check().ok, "{:?}", check());
+    refused("ip -n c1 addr flush dev eth0 scope global", "address 10.1.0.2 of interface eth0");
+    refused("ip -n c1 link del eth0", "interface eth0");
+    refused("ip netns delete c1", "netns /run/netns/c1 cannot be entered");
+}
+
+#[test]
 fn the_agents_mtu_is_taken_where_the_configuration_says_none_and_11_results_show_it() {
     let node = Node::new();
     node.sh("mkdir /run/corax; echo 1400 > /run/corax/mtu; ip netns add c1

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::call::{Call, Verb, del_later};
 use super::error::{Code, Failure};
 use super::output::{self, Version};
-use super::{ipam, now, route_mtu, say, store, tell};
+use super::netns::RouteError;
+use super::{ipam, now, present, route_mtu, say, store, tell};
 use crate::config::Config;
 
 /// File in the run directory where the agent leaves the overlay's MTU, in bytes.
@@ -78,7 +79,7 @@ fn put_mtu(result: &mut Value, mtu: u32) {
     }
 }
 
-fn route_failure(error: route_mtu::RouteError) -> Failure {
+fn route_failure(error: RouteError) -> Failure {
     Failure::new(Code::Route, error.to_string())
 }
 
@@ -109,7 +110,16 @@ fn check(call: &Call, config: &Config, network: &Network) -> Result<(), Failure>
         tell(&mut transaction);
         outcome?;
     }
-    let (Some(mtu), Some(netns)) = (mtu(config), &call.netns) else { return Ok(()) };
+    let Some(netns) = &call.netns else { return Ok(()) };
+    let missing = present::missing(netns, result).map_err(|error| match error {
+        // A namespace that cannot be entered has nothing of what the result says.
+        RouteError::Netns { .. } => Failure::new(Code::Check, error.to_string()),
+        RouteError::Netlink { .. } => route_failure(error),
+    })?;
+    if let Some(missing) = missing {
+        return Err(Failure::new(Code::Check, format!("{missing} is not in netns {netns} any more")));
+    }
+    let Some(mtu) = mtu(config) else { return Ok(()) };
     match route_mtu::larger(netns, own.interface.as_str(), mtu).map_err(route_failure)? {
         None => Ok(()),
         Some(route) => {
