@@ -192,6 +192,36 @@ fn the_agents_mtu_is_taken_where_the_configuration_says_none_and_11_results_show
 }
 
 #[test]
+fn an_mtu_that_no_network_has_is_refused_and_a_main_plugins_own_is_not_ours_to_judge() {
+    let node = Node::new();
+    let netns = node.netns("c1");
+    let config = |address: &str, mtu: Value| {
+        let result = json!({ "cniVersion": "1.0.0", "ips": [{ "address": address, "interface": 0 }],
+            "interfaces": [{ "name": "lo", "sandbox": netns }] });
+        json!({ "cniVersion": "1.0.0", "name": "pods", "type": "corax-cni", "mtu": mtu, "prevResult": result })
+    };
+    let code = |config: &Value| node.call_with("ADD", "c1", Some("a"), config, &[("CNI_IFNAME", "lo")]).code();
+    for wrong in [json!(-5), json!("x"), json!(1.5), json!(99_999), json!(65_536), json!(100), json!(575)] {
+        let answer = node.call("ADD", "c1", Some("a"), &config("10.1.0.9/24", wrong.clone()));
+        assert_eq!(answer.code(), 7, "{wrong}: {answer:?}");
+        assert!(answer.json["details"].as_str().unwrap().contains(&format!("mtu is {wrong}")), "{answer:?}");
+        node.del("c1", &config("10.1.0.9/24", wrong.clone()));
+        let mut main = common::ipam(&["10.1.0.0/24"]);
+        main["mtu"] = wrong;
+        node.add("c1", "a", &main);
+        node.del("c1", &main);
+    }
+    assert_eq!(code(&config("fd00::9/64", json!(1279))), 7, "IPv6 needs 1280");
+    for (address, right) in
+        [("10.1.0.9/24", json!(576)), ("10.1.0.9/24", json!(0)), ("fd00::9/64", json!(1280)), ("fd00::9/64", json!(65_535))]
+    {
+        let config = config(address, right.clone());
+        let answer = node.call_with("ADD", "c1", Some("b"), &config, &[("CNI_IFNAME", "lo")]);
+        assert!(answer.ok, "{address} {right}: {answer:?}");
+    }
+}
+
+#[test]
 fn an_address_that_differs_from_the_pin_is_flagged() {
     let host_local = json!({ "type": "host-local", "subnet": "10.1.0.0/24" });
     let runtime = Runtime::new(&conflist("1.0.0", json!([bridge(host_local), { "type": "corax-cni" }])));
@@ -219,6 +249,7 @@ fn ipam_and_chain_together_hold_an_address_until_the_interface_is_gone() {
     // In a DEL the chain's part comes first, while the interface is still there.
     let chain = json!({ "cniVersion": "1.0.0", "name": "pods", "type": "corax-cni" });
     runtime.node.del("c1", &chain);
+    runtime.node.netns("c9");
     assert_eq!(runtime.node.call("ADD", "c9", Some("web-0"), &common::ipam(&["10.1.0.0/24"])).code(), 11);
     runtime.stop("c1", "web-0");
     assert_eq!(runtime.start("c2", "web-0").ips(), home);
