@@ -112,6 +112,20 @@ fn errors_have_the_specifications_codes() {
 }
 
 #[test]
+fn an_add_to_a_namespace_that_is_not_there_fails_and_takes_no_address() {
+    let node = Node::new();
+    let config = ipam(&["10.1.0.0/24"]);
+    let refused = node.call("ADD", "c1", Some("a"), &config);
+    assert_eq!(refused.code(), 4, "{refused:?}");
+    assert!(
+        refused.json["details"].as_str().unwrap().contains("no network namespace at /run/netns/c1"),
+        "{refused:?}"
+    );
+    node.netns("c2");
+    assert_eq!(node.add("c2", "b", &config), ["10.1.0.2"]);
+}
+
+#[test]
 fn del_always_succeeds() {
     let node = Node::new();
     node.netns("c1");
