@@ -12,6 +12,13 @@ use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde_json::Value;
 
+/// The smallest MTU in bytes that every IPv4 host has to take (RFC 791: a datagram of 576).
+pub const LEAST_MTU: u32 = 576;
+/// The smallest MTU in bytes of a link that carries IPv6 (RFC 8200, section 5).
+pub const LEAST_MTU6: u32 = 1280;
+/// The largest: an IP packet's length is a number of 16 bits.
+pub const MOST_MTU: u32 = 65_535;
+
 /// How long a transaction waits for the lock unless the configuration says otherwise.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -37,9 +44,8 @@ pub struct Config {
     /// The same under the name that libcni writes besides.
     #[serde(rename = "cni.dev/attachments")]
     pub attachments: Option<Vec<ValidAttachment>>,
-    /// In a chain: MTU in bytes of the pod's routes. By default what the agent leaves in `mtu` of the run directory.
-    #[serde(deserialize_with = "lenient_mtu")]
-    pub mtu: Option<u32>,
+    /// In a chain: see [`Config::route_mtu`]. A main plugin's own `mtu` may be anything, and concerns nobody here.
+    pub mtu: Option<Value>,
     /// Where things are kept, in a chain.
     #[serde(flatten)]
     pub places: Places,
@@ -50,12 +56,6 @@ fn nullable<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// A main plugin's own `mtu` may be anything; only a number concerns us.
-fn lenient_mtu<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    Ok(value.as_u64().and_then(|mtu| u32::try_from(mtu).ok()).filter(|&mtu| mtu > 0))
 }
 
 /// Where things are kept.
@@ -226,6 +226,8 @@ pub enum ConfigError {
     Address(String),
     #[error("{0:?} is no prefix in CIDR notation")]
     Prefix(String),
+    #[error("mtu is {0}: it has to be a number from {LEAST_MTU}, or {LEAST_MTU6} where pods have IPv6, to {MOST_MTU}")]
+    Mtu(Value),
 }
 
 impl Config {
@@ -236,6 +238,20 @@ impl Config {
     pub fn network(&self) -> Result<Network, ConfigError> {
         let name = self.name.as_deref().filter(|name| !name.is_empty()).ok_or(ConfigError::NoName)?;
         Ok(name.parse()?)
+    }
+
+    /// In a chain: MTU in bytes of the pod's routes; none where it is not said, or 0. `six`: the pod has IPv6.
+    ///
+    /// # Errors
+    /// When it is no number of bytes that an IP network may have.
+    pub fn route_mtu(&self, six: bool) -> Result<Option<u32>, ConfigError> {
+        let Some(said) = self.mtu.as_ref().filter(|mtu| !mtu.is_null() && **mtu != Value::from(0)) else {
+            return Ok(None);
+        };
+        let least = if six { LEAST_MTU6 } else { LEAST_MTU };
+        let mtu = said.as_u64().and_then(|mtu| u32::try_from(mtu).ok());
+        let mtu = mtu.filter(|mtu| (least..=MOST_MTU).contains(mtu));
+        mtu.map(Some).ok_or_else(|| ConfigError::Mtu(said.clone()))
     }
 
     /// The IPAM section, if it is for us: for `corax-cni` or the name we were called by.

@@ -5,7 +5,9 @@ mod chain;
 mod dns;
 mod error;
 mod ipam;
+mod netns;
 mod output;
+mod present;
 mod route_mtu;
 
 use std::io::{IsTerminal, Read, Write};

@@ -162,3 +162,37 @@ fn pins_move_by_export_and_import_and_end_by_release() {
     assert_eq!(node.read(&format!("/run/back/pods/{a}")), "a2\r\neth0");
     assert!(!node.commands(&["pins", "release", "default/nobody"]).ok);
 }
+
+#[test]
+fn a_configuration_of_a_version_that_the_plugin_does_not_speak_is_left_alone() {
+    let node = Node::new();
+    for old in [r#""cniVersion":"0.2.0","#, r#""cniVersion":"0.1.0","#, ""] {
+        let text = original().replace(r#""cniVersion":"0.4.0","#, old);
+        assert_ne!(text, original());
+        node.write(CONF, &text);
+        let refused = node.commands(&INSTALL);
+        assert!(!refused.ok, "pods could not start: {refused:?}");
+        assert!(refused.errors.contains(CONF) && refused.errors.contains("its cniVersion is"), "{refused:?}");
+        assert!(refused.errors.contains("set it to one of 0.3.0, 0.3.1"), "{refused:?}");
+        assert_eq!(node.read(CONF), text);
+    }
+}
+
+#[test]
+fn no_configuration_is_left_naming_a_plugin_that_is_gone() {
+    let node = Node::new();
+    let had_us = original().replace(r#"{"type":"tuning"}"#, r#"{"type":"tuning"},{"type":"corax-cni"}"#);
+    assert_ne!(had_us, original());
+    node.write(CONF, &had_us);
+    assert!(node.commands(&INSTALL).ok);
+    // Another network's, which this command is told to leave alone.
+    let other = had_us.replace(r#""name":"pods""#, r#""name":"other""#);
+    node.write("/run/conf/20-other.conflist", &other);
+    let removed = node.commands(&[&UNINSTALL[..], &["--network", "pods"]].concat());
+    assert!(removed.ok && !node.read(CONF).contains("corax-cni"), "{removed:?} {}", node.read(CONF));
+    assert!(removed.errors.contains("20-other.conflist still names it"), "{removed:?}");
+    assert!(node.path("/opt/cni/bin/corax-cni").exists(), "the other network needs it");
+    assert!(node.commands(&UNINSTALL).ok);
+    assert!(!node.read("/run/conf/20-other.conflist").contains("corax-cni"));
+    assert!(!node.path("/opt/cni/bin/corax-cni").exists());
+}

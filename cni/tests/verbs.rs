@@ -112,6 +112,20 @@ fn errors_have_the_specifications_codes() {
 }
 
 #[test]
+fn an_add_to_a_namespace_that_is_not_there_fails_and_takes_no_address() {
+    let node = Node::new();
+    let config = ipam(&["10.1.0.0/24"]);
+    let refused = node.call("ADD", "c1", Some("a"), &config);
+    assert_eq!(refused.code(), 4, "{refused:?}");
+    assert!(
+        refused.json["details"].as_str().unwrap().contains("no network namespace at /run/netns/c1"),
+        "{refused:?}"
+    );
+    node.netns("c2");
+    assert_eq!(node.add("c2", "b", &config), ["10.1.0.2"]);
+}
+
+#[test]
 fn del_always_succeeds() {
     let node = Node::new();
     node.netns("c1");
@@ -196,6 +210,24 @@ fn gc_without_a_list_frees_nothing() {
 }
 
 #[test]
+fn status_is_good_on_a_disk_that_cannot_be_written_while_every_known_pod_runs() {
+    let node = Node::new();
+    let mut config = ipam(&["10.1.0.0/24"]);
+    config["cniVersion"] = "1.1.0".into();
+    let status = || node.call("STATUS", "", None, &config);
+    node.sh("mount -t tmpfs tmpfs /var/lib/corax; mount -o remount,ro /var/lib/corax");
+    assert_eq!(status().code(), 50, "no pod is known, and no new one can be pinned");
+    node.sh("mount -o remount,rw /var/lib/corax");
+    node.netns("c1");
+    let home = node.add("c1", "a", &config);
+    node.sh("mount -o remount,ro /var/lib/corax");
+    assert!(status().ok, "a crash of its sandbox, and a comes home: {:?}", status());
+    node.del("c1", &config);
+    node.netns("c2");
+    assert_eq!(node.add("c2", "a", &config), home);
+}
+
+#[test]
 fn status_fails_only_where_an_add_would() {
     let node = Node::new();
     let mut config = ipam(&["10.1.0.0/29"]);
@@ -205,18 +237,23 @@ fn status_fails_only_where_an_add_would() {
     assert!(status().ok);
     for n in 0..5 {
         node.netns(&format!("c{n}"));
+        assert!(node.call("ADD", &format!("c{n}"), None, &config).ok);
+    }
+    assert_eq!(status().code(), 50, "exhausted, by containers of no pod: nobody can come home");
+    for n in 0..5 {
+        node.del(&format!("c{n}"), &config);
         node.add(&format!("c{n}"), &format!("p{n}"), &config);
     }
-    assert_eq!(status().code(), 50, "exhausted");
-    node.del("c1", &config);
-    assert!(status().ok, "p1 could come home, or another take its place");
+    assert!(status().ok, "all of them run, and each could come home");
     node.sh(
         "mount -t tmpfs -o size=16k tmpfs /mnt; cp /var/lib/corax/pins /mnt; mount --bind /mnt /var/lib/corax
              dd if=/dev/zero of=/mnt/fill bs=4k 2>/dev/null || true",
     );
-    assert!(status().ok, "the disk is full, but p1 could come home");
+    assert!(status().ok, "the disk is full, and none of them needs it");
+    node.del("c1", &config);
+    assert!(status().ok, "p1 could come home");
     assert_eq!(node.add("c1", "p1", &config), ["10.1.0.3"]);
-    assert_eq!(status().code(), 50);
+    assert!(status().ok);
     node.sh("umount /var/lib/corax; chattr -i /var/lib/corax 2>/dev/null || true; rm -rf /run/corax; touch /run/corax");
     assert_eq!(status().code(), 51, "holds cannot be kept");
     node.netns("c9");

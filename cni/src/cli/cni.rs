@@ -138,11 +138,8 @@ fn uninstall(node: &Node) -> anyhow::Result<()> {
     let installation = node.installation(Mode::Auto);
     let reports = installation.remove()?;
     node.print(&reports)?;
-    if let Some(live) = installation.remove_binary()? {
-        eprintln!(
-            "{} stays: {live} live sandboxes may need it to be deleted; run this again when they are gone",
-            node.bin_dir.join(crate::TYPE).display()
-        );
+    if let Some(why) = installation.remove_binary()? {
+        eprintln!("{} stays: {why}", node.bin_dir.join(crate::TYPE).display());
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use corax_pins::Network;
 use serde_json::{Map, Value, json};
 
 use crate::TYPE;
+use crate::plugin::SUPPORTED;
 
 /// What to put into a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -32,6 +33,11 @@ pub enum ConflistError {
     NoPlugins,
     #[error("none of its plugins uses host-local or is flannel: use --mode chain")]
     NoIpam,
+    #[error(
+        "its cniVersion is {0}, which corax-cni does not speak: no pod could start; set it to one of {known} that its other \
+         plugins speak too, then install again", known = SUPPORTED.join(", ")
+    )]
+    Version(String),
     #[error("it is a single plugin, which has no chain: make it a conflist, or use --mode ipam")]
     NoChain,
 }
@@ -71,13 +77,13 @@ pub fn inspect(text: &str) -> Result<(Network, bool), ConflistError> {
 pub fn edit(text: &str, mode: Mode, extra: &Map<String, Value>) -> Result<Edited, ConflistError> {
     let (network, _) = inspect(text)?;
     let mut config: Value = serde_json::from_str(text)?;
+    spoken(&config)?;
     let before = config.clone();
-    let mut data_dir = None;
+    let data_dir = data_dir(&config);
     let mut ipam = false;
     if mode != Mode::Chain {
         for plugin in plugins_mut(&mut config) {
             let Some(section) = section_for_us(plugin) else { continue };
-            data_dir = section.get("dataDir").and_then(Value::as_str).map(str::to_owned).or(data_dir);
             section.insert("type".into(), TYPE.into());
             section.extend(extra.clone());
             ipam = true;
@@ -130,6 +136,39 @@ pub fn revert(text: &str) -> Result<String, ConflistError> {
         plugins.retain(|plugin| !is(plugin, TYPE));
     }
     Ok(if config == before { text.to_owned() } else { pretty(&config) })
+}
+
+/// host-local's directory, where the configuration of a plugin that host-local or we serve names one.
+pub fn data_dir(config: &Value) -> Option<String> {
+    let sections = plugins(config).iter().filter_map(|plugin| {
+        let flannel = is(plugin, "flannel");
+        let section = plugin.get("ipam")?;
+        let ours = is(section, "host-local") || is(section, TYPE);
+        (ours || (flannel && section.get("type").is_none())).then_some(section)
+    });
+    sections.filter_map(|section| section.get("dataDir")?.as_str()).next_back().map(str::to_owned)
+}
+
+/// Whether a text still names us as a plugin, wherever in it. What is no JSON may be half written: its words count.
+pub fn names_us(text: &str) -> bool {
+    fn within(value: &Value) -> bool {
+        match value {
+            Value::Object(map) => is(value, TYPE) || map.values().any(within),
+            Value::Array(list) => list.iter().any(within),
+            _ => false,
+        }
+    }
+    serde_json::from_str(text).map_or_else(|_| text.contains(TYPE), |config| within(&config))
+}
+
+/// Refuses a configuration of no version that we speak. A list says all its versions in `cniVersions` (CNI 1.1).
+fn spoken(config: &Value) -> Result<(), ConflistError> {
+    let one = config.get("cniVersion").and_then(Value::as_str).filter(|version| !version.is_empty());
+    let more = config.get("cniVersions").and_then(Value::as_array).into_iter().flatten();
+    if one.into_iter().chain(more.filter_map(Value::as_str)).any(|version| SUPPORTED.contains(&version)) {
+        return Ok(());
+    }
+    Err(ConflistError::Version(one.map_or_else(|| "missing (that is 0.1.0)".to_owned(), str::to_owned)))
 }
 
 /// The ipam section to put us in: host-local's, ours already, or the one that flannel passes to its delegate.
@@ -216,6 +255,18 @@ mod tests {
         assert!(matches!(edit(single, Mode::Chain, &Map::new()), Err(ConflistError::NoChain)));
         assert!(matches!(edit("{}", Mode::Auto, &Map::new()), Err(ConflistError::NoName)));
         assert!(matches!(edit("{", Mode::Auto, &Map::new()), Err(ConflistError::Json(_))));
+    }
+
+    #[test]
+    fn a_version_that_we_do_not_speak_is_refused_and_the_one_to_set_is_named() {
+        for version in [r#""cniVersion":"0.2.0","#, r#""cniVersion":"0.1.0","#, r#""cniVersion":"","#, ""] {
+            let old = FLANNEL.replace(r#""cniVersion":"0.3.1","#, version);
+            let refused = edit(&old, Mode::Auto, &Map::new()).unwrap_err();
+            assert!(matches!(refused, ConflistError::Version(_)), "{refused}");
+            assert!(refused.to_string().contains("set it to one of 0.3.0, 0.3.1"), "{refused}");
+        }
+        let list = FLANNEL.replace(r#""0.3.1","#, r#""0.2.0","cniVersions":["0.2.0","1.0.0"],"#);
+        assert!(auto(&list).changed, "of a list's versions one is enough");
     }
 
     #[test]

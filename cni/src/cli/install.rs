@@ -127,10 +127,14 @@ impl Installation {
             if self.network.as_ref().is_some_and(|only| *only != network) {
                 continue;
             }
-            let saved = self.saved(&file);
-            let (restored, outcome) = match saved {
-                Some(saved) if saved.written == text => (saved.original, "original restored"),
-                _ => (conflist::revert(&text)?, "taken out"),
+            let (restored, outcome) = match self.saved(&file) {
+                Some(saved) if saved.written != text => (conflist::revert(&text)?, "taken out"),
+                // An original that had us in it already would name a plugin that is about to go.
+                Some(saved) if conflist::names_us(&saved.original) => {
+                    (conflist::revert(&saved.original)?, "original restored, without corax-cni")
+                }
+                Some(saved) => (saved.original, "original restored"),
+                None => (conflist::revert(&text)?, "taken out"),
             };
             let mut transaction = store.begin(plugin::now())?;
             // From here on, until the runtime reads the new file, ADD answers "try again".
@@ -161,16 +165,22 @@ impl Installation {
         Ok(reports)
     }
 
-    /// Removes the plugin, unless a sandbox may still need it for its DEL.
+    /// Removes the plugin, unless a sandbox may still need it for its DEL or a configuration still names it: the reason it stays.
     ///
     /// # Errors
     /// When it cannot be removed.
-    pub fn remove_binary(&self) -> anyhow::Result<Option<usize>> {
+    pub fn remove_binary(&self) -> anyhow::Result<Option<String>> {
+        let naming: Vec<_> = self.files()?.into_iter().filter(|(_, text)| conflist::names_us(text)).collect();
+        if let Some((file, _)) = naming.first() {
+            let file = file.display();
+            return Ok(Some(format!("{file} still names it; take corax-cni out there, then run this again")));
+        }
         let store = self.places.store();
         let holds = corax_pins::Snapshot::read(&store).holds;
         let live = holds.iter().filter(|hold| store::lives(hold)).count();
         if live > 0 {
-            return Ok(Some(live));
+            let why = "live sandboxes may need it to be deleted; run this again when they are gone";
+            return Ok(Some(format!("{live} {why}")));
         }
         match fs::remove_file(self.bin_dir.join(crate::TYPE)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
@@ -211,8 +221,8 @@ impl Installation {
     }
 
     fn data_dir(&self, text: &str) -> anyhow::Result<PathBuf> {
-        let edited = conflist::edit(text, Mode::Auto, &Map::new())?;
-        Ok(edited.data_dir.map_or(self.others.host_local_dir.clone(), PathBuf::from))
+        let named = conflist::data_dir(&serde_json::from_str(text)?);
+        Ok(named.map_or(self.others.host_local_dir.clone(), PathBuf::from))
     }
 
     fn memory(&self, file: &Path) -> PathBuf {

@@ -76,6 +76,15 @@ impl Call {
         if !needed.is_empty() {
             return Err(invalid(format!("missing: {}", needed.join(", "))));
         }
+        if let (Verb::Add, Some(path)) = (verb, environment("CNI_NETNS")) {
+            // Without its namespace no DEL would come, and nothing would say that the hold is dead.
+            use std::io::ErrorKind::{NotADirectory, NotFound};
+            if let Err(error) = std::fs::metadata(&path)
+                && matches!(error.kind(), NotFound | NotADirectory)
+            {
+                return Err(invalid(format!("CNI_NETNS: there is no network namespace at {path}: {error}")));
+            }
+        }
         let attachment = match (environment("CNI_CONTAINERID"), environment("CNI_IFNAME")) {
             (Some(container), Some(interface)) if verb.has_attachment() => Some((
                 container.parse().map_err(|e| invalid(format!("CNI_CONTAINERID: {e}")))?,

@@ -1,5 +1,6 @@
 //! The verbs in a chain, after any main plugin: what it did is recorded and passed on.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use corax_pins::Network;
@@ -9,8 +10,9 @@ use serde_json::Value;
 use super::call::{Call, Verb, del_later};
 use super::error::{Code, Failure};
 use super::output::{self, Version};
-use super::{ipam, now, route_mtu, say, store, tell};
-use crate::config::Config;
+use super::netns::RouteError;
+use super::{ipam, now, present, route_mtu, say, store, tell};
+use crate::config::{Config, LEAST_MTU, MOST_MTU};
 
 /// File in the run directory where the agent leaves the overlay's MTU, in bytes.
 pub(crate) const MTU: &str = "mtu";
@@ -37,6 +39,7 @@ fn add(call: &Call, version: Version, config: &Config, network: &Network) -> Res
         return Err(Failure::new(Code::Config, message));
     };
     let addresses = output::addresses(&result);
+    let mtu = mtu(config, &addresses)?;
     if !addresses.is_empty() {
         let request = call.request(network)?;
         let store = store(&config.places, config.places.deadline());
@@ -47,7 +50,7 @@ fn add(call: &Call, version: Version, config: &Config, network: &Network) -> Res
             say(&format!("pod {pod} on network {network} is pinned to {before:?} but got {addresses:?}"));
         }
     }
-    if let (Some(mtu), Some(netns)) = (mtu(config), &call.netns) {
+    if let (Some(mtu), Some(netns)) = (mtu, &call.netns) {
         let (_, interface) = call.container()?;
         route_mtu::set(netns, interface.as_str(), mtu).map_err(route_failure)?;
         if version.has_route_metrics() {
@@ -60,12 +63,15 @@ fn add(call: &Call, version: Version, config: &Config, network: &Network) -> Res
     Ok(result)
 }
 
-fn mtu(config: &Config) -> Option<u32> {
-    config.mtu.or_else(|| read_mtu(&config.places.run()))
+/// The MTU for the routes of a pod with these addresses: what the configuration says, else what the agent does.
+fn mtu(config: &Config, addresses: &[IpAddr]) -> Result<Option<u32>, Failure> {
+    let said = config.route_mtu(addresses.iter().any(IpAddr::is_ipv6))?;
+    Ok(said.or_else(|| read_mtu(&config.places.run())))
 }
 
 fn read_mtu(run: &Path) -> Option<u32> {
-    std::fs::read_to_string(run.join(MTU)).ok()?.trim().parse().ok().filter(|&mtu| mtu > 0)
+    let mtu = std::fs::read_to_string(run.join(MTU)).ok()?.trim().parse().ok();
+    mtu.filter(|mtu| (LEAST_MTU..=MOST_MTU).contains(mtu))
 }
 
 /// A result says of its routes what the kernel has.
@@ -78,7 +84,7 @@ fn put_mtu(result: &mut Value, mtu: u32) {
     }
 }
 
-fn route_failure(error: route_mtu::RouteError) -> Failure {
+fn route_failure(error: RouteError) -> Failure {
     Failure::new(Code::Route, error.to_string())
 }
 
@@ -102,6 +108,7 @@ fn check(call: &Call, config: &Config, network: &Network) -> Result<(), Failure>
     };
     let own = call.attachment(network)?;
     let said = output::addresses(result);
+    let mtu = mtu(config, &said)?;
     if !said.is_empty() {
         let store = store(&config.places, config.places.deadline());
         let mut transaction = store.begin(now())?;
@@ -109,7 +116,16 @@ fn check(call: &Call, config: &Config, network: &Network) -> Result<(), Failure>
         tell(&mut transaction);
         outcome?;
     }
-    let (Some(mtu), Some(netns)) = (mtu(config), &call.netns) else { return Ok(()) };
+    let Some(netns) = &call.netns else { return Ok(()) };
+    let missing = present::missing(netns, result).map_err(|error| match error {
+        // A namespace that cannot be entered has nothing of what the result says.
+        RouteError::Netns { .. } => Failure::new(Code::Check, error.to_string()),
+        RouteError::Netlink { .. } => route_failure(error),
+    })?;
+    if let Some(missing) = missing {
+        return Err(Failure::new(Code::Check, format!("{missing} is not in netns {netns} any more")));
+    }
+    let Some(mtu) = mtu else { return Ok(()) };
     match route_mtu::larger(netns, own.interface.as_str(), mtu).map_err(route_failure)? {
         None => Ok(()),
         Some(route) => {
@@ -129,6 +145,7 @@ fn gc(config: &Config, network: &Network) -> Result<(), Failure> {
 }
 
 fn status(config: &Config, network: &Network) -> Result<(), Failure> {
+    config.route_mtu(false)?;
     let store = store(&config.places, config.places.deadline());
     let outcome = store.begin(now()).and_then(|mut transaction| {
         let outcome = transaction.status(network, None, None);

@@ -88,6 +88,16 @@ impl<'w> World<'w> {
         }
     }
 
+    /// Whether nobody but the pin's own pod may be using its address: it is there for the pod once its old sandbox is gone.
+    pub(crate) fn waits_for(&self, key: &str, address: IpAddr) -> bool {
+        let own = |hold: &Hold| hold.pin().is_some_and(|id| id.words() == key);
+        let known = |container: &str| {
+            self.holders(address, None).any(|hold| hold.attachment.container.as_str() == container)
+        };
+        self.holders(address, None).all(|hold| own(hold) || !self.outside.alive(hold))
+            && self.outside.foreign(address).is_none_or(|container| known(&container))
+    }
+
     pub(crate) fn is_listed(&self, claim: &Claim<'_>) -> bool {
         self.pods.is_some_and(|list| claim.pod().is_some_and(|pod| list.pods.contains(&pod)))
     }

@@ -290,7 +290,8 @@ pub(crate) fn check(world: &World<'_>, own: &Attachment, said: &[IpAddr]) -> Res
     Err(Error::Differs { container, held: text(&hold.addresses), said: text(said) })
 }
 
-/// STATUS: whether any pod could be added, a new one (which needs the log) or one that comes home (which does not).
+/// STATUS: whether any pod could be added, a new one (which needs the log) or one that comes home (which does not). One that
+/// runs counts: while STATUS fails, runtimes make no sandbox anew, so a pod that crashes would not come home.
 pub(crate) fn status(world: &World<'_>, ranges: &Ranges, log: Result<(), Error>) -> Result<(), Error> {
     let full = ranges.sets().iter().find(|set| world.choose(set, None, None).is_none());
     let blocked = match (full, log) {
@@ -302,7 +303,7 @@ pub(crate) fn status(world: &World<'_>, ranges: &Ranges, log: Result<(), Error>)
         let addresses = claim.entry.addresses();
         let free = |set: &RangeSet| {
             let home = addresses.iter().copied().find(|&a| set.range_of(a).is_some());
-            home.is_some_and(|address| world.unused(address, None).is_some())
+            home.is_some_and(|address| world.waits_for(claim.key, address))
         };
         !claim.entry.seen && ranges.sets().iter().all(free)
     });

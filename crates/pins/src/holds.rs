@@ -12,8 +12,8 @@ use crate::record::{self, Line, NONE, escape, hold, unescape};
 pub struct Netns {
     /// `CNI_NETNS`.
     pub path: String,
-    /// Device and inode of what was there, if anything was. The namespace is dead when the path leads elsewhere now;
-    /// without this nothing can be said about it, and it counts as live.
+    /// Device and inode of what was there, if that could be told. The namespace is dead when the path leads elsewhere now, or
+    /// nowhere; without this, only when it leads nowhere.
     pub identity: Option<(u64, u64)>,
 }
 

@@ -206,8 +206,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Whether any pod could be added to a network: a new one, or one that comes home. Without ranges, whether one could be
-    /// recorded.
+    /// Whether any pod could be added to a network: a new one, or one that comes home, be it after its DEL. Without ranges,
+    /// whether one could be recorded.
     ///
     /// # Errors
     /// Why not.

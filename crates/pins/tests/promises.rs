@@ -71,6 +71,16 @@ fn a_namespace_that_took_the_path_of_a_dead_one_does_not_keep_its_address() {
 }
 
 #[test]
+fn a_sandbox_whose_namespace_was_never_there_keeps_no_address() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/24"]);
+    let request = request("web-0", "old", "/nowhere/old");
+    let home = node.with(|t| t.add(&r, &request, None)).unwrap().addresses[0].to_string();
+    assert_eq!(Snapshot::read(&node.store()).pins[0].state, PinState::Free);
+    assert_eq!(node.address(&r, "web-0", "new"), home);
+}
+
+#[test]
 fn new_pods_get_unused_addresses_then_those_of_gone_pods_then_the_longest_released() {
     let mut node = Node::new();
     let r = ranges(&["10.0.0.0/29"]); // .2 to .6

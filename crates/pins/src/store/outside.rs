@@ -18,12 +18,11 @@ pub fn identity(path: &str) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
 }
 
-/// Whether the container of a hold may live: its namespace is where it was, or nothing is known of it.
+/// Whether the container of a hold may live: its namespace is where it was, or no path of it is known.
 pub fn lives(hold: &Hold) -> bool {
     let Some(netns) = &hold.netns else { return true };
-    let Some(known) = netns.identity else { return true };
     match std::fs::metadata(&netns.path) {
-        Ok(m) => (m.dev(), m.ino()) == known,
+        Ok(m) => netns.identity.is_none_or(|known| (m.dev(), m.ino()) == known),
         // Any other error is no evidence that it is dead.
         Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
