@@ -196,3 +196,24 @@ fn no_configuration_is_left_naming_a_plugin_that_is_gone() {
     assert!(!node.read("/run/conf/20-other.conflist").contains("corax-cni"));
     assert!(!node.path("/opt/cni/bin/corax-cni").exists());
 }
+
+#[test]
+fn pins_that_cannot_be_read_are_no_empty_list() {
+    let node = Node::new();
+    assert_eq!(node.commands(&["pins", "list", "-o", "json"]).json, json!([]), "no pod was pinned yet");
+    let refused = |arguments: &[&str], what: &str| {
+        for command in ["list", "export"] {
+            let answer = node.commands(&[&["pins", command], arguments].concat());
+            assert!(!answer.ok && answer.text.is_empty(), "{command} {arguments:?}: {answer:?}");
+            assert!(
+                answer.errors.contains("the pins cannot be read") && answer.errors.contains(what),
+                "{answer:?}"
+            );
+        }
+    };
+    refused(&["--state-dir", "/nowhere"], "/nowhere");
+    node.sh("mkdir /var/lib/corax/pins");
+    refused(&[], "/var/lib/corax/pins");
+    node.sh("rmdir /var/lib/corax/pins; mkdir -p /run/corax/holds");
+    refused(&[], "/run/corax/holds");
+}

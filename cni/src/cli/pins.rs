@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use corax_pins::hostlocal::HostLocal;
 use corax_pins::import::{self, Imported, Outcome};
-use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot};
+use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, Store};
 
 use super::{Others, Output, Places, addresses, ago, table};
 use crate::plugin;
@@ -95,13 +95,18 @@ impl PinsCommand {
     }
 }
 
+/// An empty list has to mean that there are no pins.
+fn read(store: &Store) -> anyhow::Result<Snapshot> {
+    Snapshot::try_read(store).context("the pins cannot be read")
+}
+
 fn list(
     network: Option<Network>,
     namespace: Option<String>,
     output: Output,
     places: &Places,
 ) -> anyhow::Result<()> {
-    let mut snapshot = Snapshot::read(&places.store());
+    let mut snapshot = read(&places.store())?;
     snapshot.pins.retain(|pin| network.as_ref().is_none_or(|n| *n == pin.network));
     snapshot.pins.retain(|pin| namespace.as_ref().is_none_or(|n| n == pin.namespace.as_str()));
     if snapshot.damaged > 0 {
@@ -146,7 +151,7 @@ fn release(
     let network = match network {
         Some(network) => network,
         None => {
-            let pins = Snapshot::read(&store).pins.into_iter();
+            let pins = read(&store)?.pins.into_iter();
             let mut networks: Vec<_> =
                 pins.filter(|pin| pin.id().pod == pod).map(|pin| pin.network).collect();
             networks.dedup();
@@ -166,7 +171,7 @@ fn release(
 
 fn export(host_local: Option<PathBuf>, places: &Places) -> anyhow::Result<()> {
     let store = places.store();
-    let snapshot = Snapshot::read(&store);
+    let snapshot = read(&store)?;
     let Some(directory) = host_local else {
         println!("{}", serde_json::to_string_pretty(&snapshot.pins)?);
         return Ok(());
