@@ -92,6 +92,10 @@ impl Store {
             holds.epoch = format!("{boot}.{now:x}.{process:x}");
         }
         let log = Journal::open(&self.state.join(PINS), &mut notes);
+        if log.is_missing() && !holds.stale && holds.synced.is_some() {
+            let path = log.path.display();
+            notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
+        }
         let mut transaction = Transaction { store: self, _lock: lock, log, held, holds, now, notes };
         transaction.absorb();
         Ok(transaction)
@@ -154,7 +158,7 @@ impl Transaction<'_> {
         if let Some(before) = before {
             before.remove(own);
         }
-        self.run_by_part(&own.network, None, None, |world| Ok(((), decide::del(world, own, part))))
+        self.run_by_part(&own.network, None, None, |world| Ok(((), decide::del(world, own, part)?)))
     }
 
     /// Frees what a container holds by an interface on whatever network: for a DEL that does not say which.
@@ -191,7 +195,7 @@ impl Transaction<'_> {
             }
         }
         self.run_by_part(network, None, None, |world| {
-            let plan = decide::gc(world, valid, part);
+            let plan = decide::gc(world, valid, part)?;
             Ok((plan.holds.len(), plan))
         })
     }
@@ -421,13 +425,19 @@ impl Transaction<'_> {
         durable: bool,
     ) -> io::Result<()> {
         let mut entries = heal::missing(book, &self.holds);
+        let lost = entries.iter().filter(|entry| matches!(entry, Entry::Pin { .. })).count();
         entries.extend(plan.durable.iter().chain(&plan.best_effort).cloned());
         let new_id = || {
             use std::hash::{BuildHasher, Hasher};
             format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
         };
         let records = heal::records(book, &self.holds, pods, &entries, &new_id, self.now);
-        self.log.append(&records, book.torn, durable)
+        self.log.append(&records, book.torn, durable)?;
+        if lost > 0 {
+            let path = self.log.path.display();
+            self.notes.push(format!("{lost} pins that {path} had lost are written again: their pods run"));
+        }
+        Ok(())
     }
 
     fn write_holds(&mut self, changes: &[Change]) -> Result<(), Error> {
