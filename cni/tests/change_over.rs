@@ -114,7 +114,16 @@ fn between_uninstall_and_the_runtimes_reload_an_add_says_try_again() {
     node.netns("b1");
     let answer = node.libcni("add", &["/run/conf/old", "b1", "/run/netns/b1", "eth0"]);
     assert_eq!(answer.code(), 11, "{answer:?}");
+    let remedy = "`corax cni install` takes it back";
+    assert!(answer.json["details"].as_str().unwrap().contains(remedy), "{answer:?}");
     assert!(node.libcni("del", &["/run/conf/old", "a1", "/run/netns/a1", "eth0"]).ok);
+
+    assert!(node.commands(&UNINSTALL).ok, "nobody holds anything now: the hand-over is finished");
+    assert!(!node.path("/opt/cni/bin/corax-cni").exists());
+    node.sh(&format!("cp {} /opt/cni/bin/corax-cni", common::PLUGIN));
+    node.netns("b2"); // bridge left its interface in b1
+    let answer = node.libcni("add", &["/run/conf/old", "b2", "/run/netns/b2", "eth0"]);
+    assert!(answer.ok, "who puts the plugin back by hand means it: {answer:?}");
 }
 
 #[test]
@@ -216,4 +225,28 @@ fn pins_that_cannot_be_read_are_no_empty_list() {
     refused(&[], "/var/lib/corax/pins");
     node.sh("rmdir /var/lib/corax/pins; mkdir -p /run/corax/holds");
     refused(&[], "/run/corax/holds");
+}
+
+#[test]
+fn install_says_which_file_or_network_is_in_the_way() {
+    let node = Node::new();
+    let install = |more: &[&str]| {
+        let answer = node.commands(&[&["cni", "install", "--conf-dir", "/run/conf"], more].concat());
+        assert!(!answer.ok, "{more:?}: {answer:?}");
+        answer.errors
+    };
+    node.write(CONF, &original());
+    let before = node.sh("sha256sum /opt/cni/bin/corax-cni");
+    node.write("/run/text", "no program");
+    for plugin in ["/run/text", "/bin/true"] {
+        let errors = install(&["--plugin", plugin]);
+        assert!(errors.contains(&format!("plugin {plugin} is none that this node can run")), "{errors}");
+    }
+    assert_eq!(node.sh("sha256sum /opt/cni/bin/corax-cni"), before, "the old one stays");
+    assert_eq!(node.read(CONF), original());
+    let errors = install(&["--plugin", common::PLUGIN, "--network", "y"]);
+    assert!(errors.contains("of network y in /run/conf: /run/conf/10-pods.conflist is of network pods"), "{errors}");
+    node.write(CONF, "{");
+    let errors = install(&["--plugin", common::PLUGIN]);
+    assert!(errors.contains(&format!("{CONF}: it is no JSON")), "{errors}");
 }

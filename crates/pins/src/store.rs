@@ -272,6 +272,16 @@ impl Transaction<'_> {
         self.write_holds(&[Change::Retired(network.clone(), on)])
     }
 
+    /// Ends every hand-over: nobody is left who could be asked for an address by mistake.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] when that cannot be written.
+    pub fn end_retirements(&mut self) -> Result<(), Error> {
+        let retired = self.holds.retired.iter().filter(|(_, on)| **on);
+        let changes: Vec<_> = retired.map(|(network, _)| Change::Retired(network.clone(), false)).collect();
+        if changes.is_empty() { Ok(()) } else { self.write_holds(&changes) }
+    }
+
     /// Holds whose containers may live.
     pub fn live(&self, network: &Network) -> Vec<Hold> {
         self.holds.of_network(network).filter(|hold| lives(hold)).cloned().collect()
