@@ -72,9 +72,11 @@ fn a_running_pod_keeps_its_address_there_and_back() {
 
     let removed = node.commands(&UNINSTALL);
     assert!(removed.ok, "{removed:?}");
-    assert_eq!(removed.json["written_back"], 2);
+    assert_eq!(removed.json["networks"][0]["written_back"], 2);
     assert_eq!(node.read(CONF), original(), "to the byte");
-    assert!(removed.errors.contains("stays: 2 live sandboxes"), "{removed:?}");
+    assert_eq!(removed.json["plugin"]["removed"], false);
+    let stays = removed.json["plugin"]["stays"].as_str().unwrap();
+    assert!(stays.starts_with("2 live sandboxes may need it"), "{removed:?}");
     let written = node.read(&format!("/var/lib/cni/networks/pods/{}", homes[0]));
     assert_eq!(written, "a2\r\neth0", "as host-local writes it");
     let new: Vec<_> = (0..5).map(|n| start(&node, &format!("n{n}"), &format!("n{n}"))).collect();
@@ -84,7 +86,9 @@ fn a_running_pod_keeps_its_address_there_and_back() {
     );
     stop(&node, "a2", "a");
     stop(&node, "c2", "c");
-    assert!(node.commands(&UNINSTALL).ok);
+    let finished = node.commands(&UNINSTALL);
+    let plugin = json!({ "file": "/opt/cni/bin/corax-cni", "removed": true, "stays": null });
+    assert_eq!(finished.json, json!({ "networks": [], "plugin": plugin }), "{finished:?}");
     assert!(!node.path("/opt/cni/bin/corax-cni").exists(), "nobody needs it any more");
 }
 
@@ -199,7 +203,8 @@ fn no_configuration_is_left_naming_a_plugin_that_is_gone() {
     node.write("/run/conf/20-other.conflist", &other);
     let removed = node.commands(&[&UNINSTALL[..], &["--network", "pods"]].concat());
     assert!(removed.ok && !node.read(CONF).contains("corax-cni"), "{removed:?} {}", node.read(CONF));
-    assert!(removed.errors.contains("20-other.conflist still names it"), "{removed:?}");
+    let stays = removed.json["plugin"]["stays"].as_str().unwrap();
+    assert!(stays.contains("20-other.conflist still names it"), "{removed:?}");
     assert!(node.path("/opt/cni/bin/corax-cni").exists(), "the other network needs it");
     assert!(node.commands(&UNINSTALL).ok);
     assert!(!node.read("/run/conf/20-other.conflist").contains("corax-cni"));
@@ -249,4 +254,34 @@ fn install_says_which_file_or_network_is_in_the_way() {
     node.write(CONF, "{");
     let errors = install(&["--plugin", common::PLUGIN]);
     assert!(errors.contains(&format!("{CONF}: it is no JSON")), "{errors}");
+}
+
+#[test]
+fn import_says_of_each_pin_that_it_refuses_why() {
+    let node = Node::new();
+    let pin = |pod: &str, addresses: &[&str]| {
+        json!({ "network": "pods", "namespace": "default", "pod": pod, "interface": "eth0", "addresses": addresses,
+            "state": "free", "since": 1 })
+    };
+    let import = |pins: Value, more: &[&str]| {
+        node.write("/run/pins.json", &pins.to_string());
+        let answer = node.commands(&[&["pins", "import", "--from", "/run/pins.json"], more].concat());
+        assert!(answer.ok, "{answer:?}");
+        answer
+    };
+    let first = import(json!([pin("a", &["10.1.0.2"]), pin("b", &["10.1.0.2"])]), &["-o", "json"]);
+    let refused = |pod: &str, reason: &str| {
+        json!({ "network": "pods", "pod": format!("default/{pod}"), "interface": "eth0", "reason": reason })
+    };
+    let twice = refused("b", "10.1.0.2 is pinned to pod default/a");
+    assert_eq!(first.json, json!({ "pins": 2, "new": 1, "refused": [twice] }));
+    let again =
+        json!([pin("a", &["10.1.0.2"]), pin("a", &["10.1.0.9"]), pin("b", &["10.1.0.2"]), pin("c", &[])]);
+    assert_eq!(
+        import(again, &[]).text,
+        "0 of 4 pins are new\n\
+         refused: eth0 of pod default/a on network pods: the pod is pinned to 10.1.0.2 already\n\
+         refused: eth0 of pod default/b on network pods: 10.1.0.2 is pinned to pod default/a\n\
+         refused: eth0 of pod default/c on network pods: it has no address\n"
+    );
 }

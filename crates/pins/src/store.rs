@@ -3,7 +3,7 @@
 mod outside;
 mod spool;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -287,42 +287,60 @@ impl Transaction<'_> {
         self.holds.of_network(network).filter(|hold| lives(hold)).cloned().collect()
     }
 
-    /// Makes a pin, and a hold where its container lives, as an import says; what is known already is left alone.
+    /// Makes a pin, and a hold where its container lives, as an import says; what is known already is left alone. Answers
+    /// whether anything was, and why no pin was made where it could not be: the container then has a hold without one.
     pub(crate) fn adopt(
         &mut self,
         pin: Option<(PinId, Vec<IpAddr>)>,
         hold: Option<Hold>,
-    ) -> Result<bool, Error> {
-        let known = |hold: &Hold| self.holds.all.contains_key(&hold.attachment);
-        let holds: Vec<_> = hold.filter(|hold| !known(hold)).map(Change::Hold).into_iter().collect();
-        let held = !holds.is_empty();
+    ) -> Result<(bool, Option<String>), Error> {
         let network = pin.as_ref().map(|(id, _)| id.network.clone());
-        let pinned = match network {
+        let (pinned, mut refused) = match network {
             Some(network) => self.adopt_pins(&network, pin.into_iter().collect())?,
-            None => 0,
+            None => (0, Vec::new()),
         };
+        let refused = refused.pop().map(|(_, why)| why);
+        let hold = hold.filter(|hold| !self.holds.all.contains_key(&hold.attachment)).map(|hold| {
+            // A hold that names the pod would bring the pin about all the same.
+            if refused.is_some() { Hold { pod: None, uid: None, ..hold } } else { hold }
+        });
+        let held = hold.is_some();
+        let holds: Vec<_> = hold.map(Change::Hold).into_iter().collect();
         self.write_holds(&holds)?;
-        Ok(held || pinned > 0)
+        Ok((held || pinned > 0, refused))
     }
 
-    /// Makes pins of one network, in one write. Answers how many were not known before and could be had.
+    /// Makes pins of one network, in one write. Answers how many were not known before, and which could not be had and why.
     pub(crate) fn adopt_pins(
         &mut self,
         network: &Network,
         pins: Vec<(PinId, Vec<IpAddr>)>,
-    ) -> Result<usize, Error> {
+    ) -> Result<(usize, Vec<(PinId, String)>), Error> {
         self.run(network, None, |world| {
             let mut plan = Plan::default();
-            let mut given = BTreeSet::new();
+            let mut given = BTreeMap::new();
+            let mut refused = Vec::new();
             for (id, addresses) in pins {
                 let key = id.words();
-                let free = |a: &IpAddr| !given.contains(a) && !world.index().by_address.contains_key(a);
-                if !world.book.pins.contains_key(key.as_str()) && addresses.iter().all(free) {
-                    given.extend(addresses.iter().copied());
-                    plan.durable.push(Entry::Pin { key, addresses, seen: false });
-                }
+                let known = world.book.pins.get(key.as_str()).map(crate::book::Entry::addresses);
+                let taken = addresses.iter().find_map(|address| {
+                    let claimed = || world.index().by_address.get(address)?.pod();
+                    Some((address, given.get(address).cloned().or_else(claimed)?))
+                });
+                let why = match (known, taken) {
+                    (Some(known), _) if known == addresses => continue,
+                    (Some(known), _) => format!("the pod is pinned to {} already", text(&known)),
+                    (None, Some((address, pod))) => format!("{address} is pinned to pod {pod}"),
+                    (None, None) if addresses.is_empty() => "it has no address".to_owned(),
+                    (None, None) => {
+                        given.extend(addresses.iter().map(|&address| (address, id.pod.clone())));
+                        plan.durable.push(Entry::Pin { key, addresses, seen: false });
+                        continue;
+                    }
+                };
+                refused.push((id, why));
             }
-            Ok((plan.durable.len(), plan))
+            Ok(((plan.durable.len(), refused), plan))
         })
     }
 
@@ -497,4 +515,8 @@ impl Transaction<'_> {
             let _ = self.write_holds(&[synced]);
         }
     }
+}
+
+fn text(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
