@@ -250,7 +250,10 @@ fn install_says_which_file_or_network_is_in_the_way() {
     assert_eq!(node.sh("sha256sum /opt/cni/bin/corax-cni"), before, "the old one stays");
     assert_eq!(node.read(CONF), original());
     let errors = install(&["--plugin", common::PLUGIN, "--network", "y"]);
-    assert!(errors.contains("of network y in /run/conf: /run/conf/10-pods.conflist is of network pods"), "{errors}");
+    assert!(
+        errors.contains("of network y in /run/conf: /run/conf/10-pods.conflist is of network pods"),
+        "{errors}"
+    );
     node.write(CONF, "{");
     let errors = install(&["--plugin", common::PLUGIN]);
     assert!(errors.contains(&format!("{CONF}: it is no JSON")), "{errors}");
@@ -270,9 +273,7 @@ fn import_says_of_each_pin_that_it_refuses_why() {
         answer
     };
     let first = import(json!([pin("a", &["10.1.0.2"]), pin("b", &["10.1.0.2"])]), &["-o", "json"]);
-    let refused = |pod: &str, reason: &str| {
-        json!({ "network": "pods", "pod": format!("default/{pod}"), "interface": "eth0", "reason": reason })
-    };
+    let refused = |pod: &str, reason: &str| json!({ "network": "pods", "pod": format!("default/{pod}"), "interface": "eth0", "reason": reason });
     let twice = refused("b", "10.1.0.2 is pinned to pod default/a");
     assert_eq!(first.json, json!({ "pins": 2, "new": 1, "refused": [twice] }));
     let again =

@@ -71,7 +71,10 @@ impl Installation {
             return Ok(false);
         }
         if let Err(why) = speaks_cni(from) {
-            bail!("plugin {} is none that this node can run: {why}; give corax-cni by --plugin", from.display());
+            bail!(
+                "plugin {} is none that this node can run: {why}; give corax-cni by --plugin",
+                from.display()
+            );
         }
         fs::create_dir_all(&self.bin_dir).with_context(|| self.bin_dir.display().to_string())?;
         replace(&to, &bytes, None, 0o755).with_context(|| to.display().to_string())?;
@@ -228,7 +231,8 @@ impl Installation {
             }
         }
         let directory = self.conf_dir.display();
-        let wanted = self.network.as_ref().map(|network| format!(" of network {network}")).unwrap_or_default();
+        let wanted =
+            self.network.as_ref().map(|network| format!(" of network {network}")).unwrap_or_default();
         if passed_over.is_empty() {
             bail!("no network configuration{wanted} in {directory}: install a CNI plugin first");
         }

@@ -253,13 +253,7 @@ pub(super) fn print_imported(all: &[(Network, Imported)]) {
             Outcome::Leak => "leaked, now free".to_owned(),
         };
         let container = i.container.chars().take(13).collect();
-        [
-            network.to_string(),
-            addresses(&i.addresses),
-            container,
-            i.pod.clone().unwrap_or_default(),
-            outcome,
-        ]
+        [network.to_string(), addresses(&i.addresses), container, i.pod.clone().unwrap_or_default(), outcome]
     };
     table(["NETWORK", "ADDRESSES", "CONTAINER", "POD", "OUTCOME"], all.iter().map(row));
 }
