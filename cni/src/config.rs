@@ -226,7 +226,9 @@ pub enum ConfigError {
     Address(String),
     #[error("{0:?} is no prefix in CIDR notation")]
     Prefix(String),
-    #[error("mtu is {0}: it has to be a number from {LEAST_MTU}, or {LEAST_MTU6} where pods have IPv6, to {MOST_MTU}")]
+    #[error(
+        "mtu is {0}: it has to be a number from {LEAST_MTU}, or {LEAST_MTU6} where pods have IPv6, to {MOST_MTU}"
+    )]
     Mtu(Value),
 }
 
@@ -245,7 +247,7 @@ impl Config {
     /// # Errors
     /// When it is no number of bytes that an IP network may have.
     pub fn route_mtu(&self, six: bool) -> Result<Option<u32>, ConfigError> {
-        let Some(said) = self.mtu.as_ref().filter(|mtu| !mtu.is_null() && **mtu != Value::from(0)) else {
+        let Some(said) = self.mtu.as_ref().filter(|mtu| !mtu.is_null() && mtu.as_u64() != Some(0)) else {
             return Ok(None);
         };
         let least = if six { LEAST_MTU6 } else { LEAST_MTU };

@@ -200,7 +200,8 @@ fn an_mtu_that_no_network_has_is_refused_and_a_main_plugins_own_is_not_ours_to_j
             "interfaces": [{ "name": "lo", "sandbox": netns }] });
         json!({ "cniVersion": "1.0.0", "name": "pods", "type": "corax-cni", "mtu": mtu, "prevResult": result })
     };
-    let code = |config: &Value| node.call_with("ADD", "c1", Some("a"), config, &[("CNI_IFNAME", "lo")]).code();
+    let code =
+        |config: &Value| node.call_with("ADD", "c1", Some("a"), config, &[("CNI_IFNAME", "lo")]).code();
     for wrong in [json!(-5), json!("x"), json!(1.5), json!(99_999), json!(65_536), json!(100), json!(575)] {
         let answer = node.call("ADD", "c1", Some("a"), &config("10.1.0.9/24", wrong.clone()));
         assert_eq!(answer.code(), 7, "{wrong}: {answer:?}");
@@ -212,9 +213,12 @@ fn an_mtu_that_no_network_has_is_refused_and_a_main_plugins_own_is_not_ours_to_j
         node.del("c1", &main);
     }
     assert_eq!(code(&config("fd00::9/64", json!(1279))), 7, "IPv6 needs 1280");
-    for (address, right) in
-        [("10.1.0.9/24", json!(576)), ("10.1.0.9/24", json!(0)), ("fd00::9/64", json!(1280)), ("fd00::9/64", json!(65_535))]
-    {
+    for (address, right) in [
+        ("10.1.0.9/24", json!(576)),
+        ("10.1.0.9/24", json!(0)),
+        ("fd00::9/64", json!(1280)),
+        ("fd00::9/64", json!(65_535)),
+    ] {
         let config = config(address, right.clone());
         let answer = node.call_with("ADD", "c1", Some("b"), &config, &[("CNI_IFNAME", "lo")]);
         assert!(answer.ok, "{address} {right}: {answer:?}");

@@ -72,9 +72,11 @@ fn a_running_pod_keeps_its_address_there_and_back() {
 
     let removed = node.commands(&UNINSTALL);
     assert!(removed.ok, "{removed:?}");
-    assert_eq!(removed.json["written_back"], 2);
+    assert_eq!(removed.json["networks"][0]["written_back"], 2);
     assert_eq!(node.read(CONF), original(), "to the byte");
-    assert!(removed.errors.contains("stays: 2 live sandboxes"), "{removed:?}");
+    assert_eq!(removed.json["plugin"]["removed"], false);
+    let stays = removed.json["plugin"]["stays"].as_str().unwrap();
+    assert!(stays.starts_with("2 live sandboxes may need it"), "{removed:?}");
     let written = node.read(&format!("/var/lib/cni/networks/pods/{}", homes[0]));
     assert_eq!(written, "a2\r\neth0", "as host-local writes it");
     let new: Vec<_> = (0..5).map(|n| start(&node, &format!("n{n}"), &format!("n{n}"))).collect();
@@ -84,7 +86,9 @@ fn a_running_pod_keeps_its_address_there_and_back() {
     );
     stop(&node, "a2", "a");
     stop(&node, "c2", "c");
-    assert!(node.commands(&UNINSTALL).ok);
+    let finished = node.commands(&UNINSTALL);
+    let plugin = json!({ "file": "/opt/cni/bin/corax-cni", "removed": true, "stays": null });
+    assert_eq!(finished.json, json!({ "networks": [], "plugin": plugin }), "{finished:?}");
     assert!(!node.path("/opt/cni/bin/corax-cni").exists(), "nobody needs it any more");
 }
 
@@ -114,7 +118,16 @@ fn between_uninstall_and_the_runtimes_reload_an_add_says_try_again() {
     node.netns("b1");
     let answer = node.libcni("add", &["/run/conf/old", "b1", "/run/netns/b1", "eth0"]);
     assert_eq!(answer.code(), 11, "{answer:?}");
+    let remedy = "`corax cni install` takes it back";
+    assert!(answer.json["details"].as_str().unwrap().contains(remedy), "{answer:?}");
     assert!(node.libcni("del", &["/run/conf/old", "a1", "/run/netns/a1", "eth0"]).ok);
+
+    assert!(node.commands(&UNINSTALL).ok, "nobody holds anything now: the hand-over is finished");
+    assert!(!node.path("/opt/cni/bin/corax-cni").exists());
+    node.sh(&format!("cp {} /opt/cni/bin/corax-cni", common::PLUGIN));
+    node.netns("b2"); // bridge left its interface in b1
+    let answer = node.libcni("add", &["/run/conf/old", "b2", "/run/netns/b2", "eth0"]);
+    assert!(answer.ok, "who puts the plugin back by hand means it: {answer:?}");
 }
 
 #[test]
@@ -190,9 +203,86 @@ fn no_configuration_is_left_naming_a_plugin_that_is_gone() {
     node.write("/run/conf/20-other.conflist", &other);
     let removed = node.commands(&[&UNINSTALL[..], &["--network", "pods"]].concat());
     assert!(removed.ok && !node.read(CONF).contains("corax-cni"), "{removed:?} {}", node.read(CONF));
-    assert!(removed.errors.contains("20-other.conflist still names it"), "{removed:?}");
+    let stays = removed.json["plugin"]["stays"].as_str().unwrap();
+    assert!(stays.contains("20-other.conflist still names it"), "{removed:?}");
     assert!(node.path("/opt/cni/bin/corax-cni").exists(), "the other network needs it");
     assert!(node.commands(&UNINSTALL).ok);
     assert!(!node.read("/run/conf/20-other.conflist").contains("corax-cni"));
     assert!(!node.path("/opt/cni/bin/corax-cni").exists());
+}
+
+#[test]
+fn pins_that_cannot_be_read_are_no_empty_list() {
+    let node = Node::new();
+    assert_eq!(node.commands(&["pins", "list", "-o", "json"]).json, json!([]), "no pod was pinned yet");
+    let refused = |arguments: &[&str], what: &str| {
+        for command in ["list", "export"] {
+            let answer = node.commands(&[&["pins", command], arguments].concat());
+            assert!(!answer.ok && answer.text.is_empty(), "{command} {arguments:?}: {answer:?}");
+            assert!(
+                answer.errors.contains("the pins cannot be read") && answer.errors.contains(what),
+                "{answer:?}"
+            );
+        }
+    };
+    refused(&["--state-dir", "/nowhere"], "/nowhere");
+    node.sh("mkdir /var/lib/corax/pins");
+    refused(&[], "/var/lib/corax/pins");
+    node.sh("rmdir /var/lib/corax/pins; mkdir -p /run/corax/holds");
+    refused(&[], "/run/corax/holds");
+}
+
+#[test]
+fn install_says_which_file_or_network_is_in_the_way() {
+    let node = Node::new();
+    let install = |more: &[&str]| {
+        let answer = node.commands(&[&["cni", "install", "--conf-dir", "/run/conf"], more].concat());
+        assert!(!answer.ok, "{more:?}: {answer:?}");
+        answer.errors
+    };
+    node.write(CONF, &original());
+    let before = node.sh("sha256sum /opt/cni/bin/corax-cni");
+    node.write("/run/text", "no program");
+    for plugin in ["/run/text", "/bin/true"] {
+        let errors = install(&["--plugin", plugin]);
+        assert!(errors.contains(&format!("plugin {plugin} is none that this node can run")), "{errors}");
+    }
+    assert_eq!(node.sh("sha256sum /opt/cni/bin/corax-cni"), before, "the old one stays");
+    assert_eq!(node.read(CONF), original());
+    let errors = install(&["--plugin", common::PLUGIN, "--network", "y"]);
+    assert!(
+        errors.contains("of network y in /run/conf: /run/conf/10-pods.conflist is of network pods"),
+        "{errors}"
+    );
+    node.write(CONF, "{");
+    let errors = install(&["--plugin", common::PLUGIN]);
+    assert!(errors.contains(&format!("{CONF}: it is no JSON")), "{errors}");
+}
+
+#[test]
+fn import_says_of_each_pin_that_it_refuses_why() {
+    let node = Node::new();
+    let pin = |pod: &str, addresses: &[&str]| {
+        json!({ "network": "pods", "namespace": "default", "pod": pod, "interface": "eth0", "addresses": addresses,
+            "state": "free", "since": 1 })
+    };
+    let import = |pins: Value, more: &[&str]| {
+        node.write("/run/pins.json", &pins.to_string());
+        let answer = node.commands(&[&["pins", "import", "--from", "/run/pins.json"], more].concat());
+        assert!(answer.ok, "{answer:?}");
+        answer
+    };
+    let first = import(json!([pin("a", &["10.1.0.2"]), pin("b", &["10.1.0.2"])]), &["-o", "json"]);
+    let refused = |pod: &str, reason: &str| json!({ "network": "pods", "pod": format!("default/{pod}"), "interface": "eth0", "reason": reason });
+    let twice = refused("b", "10.1.0.2 is pinned to pod default/a");
+    assert_eq!(first.json, json!({ "pins": 2, "new": 1, "refused": [twice] }));
+    let again =
+        json!([pin("a", &["10.1.0.2"]), pin("a", &["10.1.0.9"]), pin("b", &["10.1.0.2"]), pin("c", &[])]);
+    assert_eq!(
+        import(again, &[]).text,
+        "0 of 4 pins are new\n\
+         refused: eth0 of pod default/a on network pods: the pod is pinned to 10.1.0.2 already\n\
+         refused: eth0 of pod default/b on network pods: 10.1.0.2 is pinned to pod default/a\n\
+         refused: eth0 of pod default/c on network pods: it has no address\n"
+    );
 }

@@ -137,9 +137,16 @@ fn events(directory: &Path) -> anyhow::Result<Inotify> {
 fn uninstall(node: &Node) -> anyhow::Result<()> {
     let installation = node.installation(Mode::Auto);
     let reports = installation.remove()?;
-    node.print(&reports)?;
-    if let Some(why) = installation.remove_binary()? {
-        eprintln!("{} stays: {why}", node.bin_dir.join(crate::TYPE).display());
+    let plugin = node.bin_dir.join(crate::TYPE);
+    if node.output == Output::Table {
+        node.print(&reports)?;
+    }
+    let stays = installation.remove_binary()?;
+    if node.output == Output::Json {
+        let plugin = serde_json::json!({ "file": plugin, "removed": stays.is_none(), "stays": stays });
+        println!("{}", serde_json::json!({ "networks": reports, "plugin": plugin }));
+    } else if let Some(why) = stays {
+        eprintln!("{} stays: {why}", plugin.display());
     }
     Ok(())
 }

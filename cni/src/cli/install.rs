@@ -70,6 +70,12 @@ impl Installation {
         if fs::read(&to).is_ok_and(|there| there == bytes) {
             return Ok(false);
         }
+        if let Err(why) = speaks_cni(from) {
+            bail!(
+                "plugin {} is none that this node can run: {why}; give corax-cni by --plugin",
+                from.display()
+            );
+        }
         fs::create_dir_all(&self.bin_dir).with_context(|| self.bin_dir.display().to_string())?;
         replace(&to, &bytes, None, 0o755).with_context(|| to.display().to_string())?;
         Ok(true)
@@ -80,9 +86,7 @@ impl Installation {
     /// # Errors
     /// When there is none, or it cannot be edited.
     pub fn configure(&self) -> anyhow::Result<Report> {
-        let Some((file, text)) = self.choose()? else {
-            bail!("no network configuration in {}: install a CNI plugin first", self.conf_dir.display());
-        };
+        let (file, text) = self.choose()?;
         let name = || file.display().to_string();
         let edited = conflist::edit(&text, self.mode, &self.extra()).with_context(name)?;
         let saved = self.saved(&file);
@@ -183,9 +187,12 @@ impl Installation {
             return Ok(Some(format!("{live} {why}")));
         }
         match fs::remove_file(self.bin_dir.join(crate::TYPE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(None),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
         }
+        // Without the plugin no old configuration can ask it any more; one that is put back later begins afresh.
+        store.begin(plugin::now())?.end_retirements()?;
+        Ok(None)
     }
 
     fn extra(&self) -> Map<String, Value> {
@@ -211,13 +218,25 @@ impl Installation {
             .collect())
     }
 
-    fn choose(&self) -> anyhow::Result<Option<(PathBuf, String)>> {
-        let wanted = |text: &str| match (conflist::inspect(text), &self.network) {
-            (Ok((network, _)), Some(only)) => network == *only,
-            (Ok(_), None) => true,
-            (Err(_), _) => false,
-        };
-        Ok(self.files()?.into_iter().find(|(_, text)| wanted(text)))
+    /// The first configuration that can be read, or the first of the network that was asked for.
+    fn choose(&self) -> anyhow::Result<(PathBuf, String)> {
+        let mut passed_over = Vec::new();
+        for (file, text) in self.files()? {
+            match (conflist::inspect(&text), &self.network) {
+                (Ok((network, _)), Some(only)) if network != *only => {
+                    passed_over.push(format!("{} is of network {network}", file.display()));
+                }
+                (Ok(_), _) => return Ok((file, text)),
+                (Err(error), _) => passed_over.push(format!("{}: {error}", file.display())),
+            }
+        }
+        let directory = self.conf_dir.display();
+        let wanted =
+            self.network.as_ref().map(|network| format!(" of network {network}")).unwrap_or_default();
+        if passed_over.is_empty() {
+            bail!("no network configuration{wanted} in {directory}: install a CNI plugin first");
+        }
+        bail!("no usable network configuration{wanted} in {directory}: {}", passed_over.join("; "));
     }
 
     fn data_dir(&self, text: &str) -> anyhow::Result<PathBuf> {
@@ -239,6 +258,27 @@ impl Installation {
         fs::create_dir_all(path.parent().context("state directory")?)?;
         Ok(replace(&path, &serde_json::to_vec_pretty(saved)?, None, 0o600)?)
     }
+}
+
+/// Whether a file runs here and answers VERSION as a CNI plugin does; else why not.
+fn speaks_cni(file: &Path) -> Result<(), String> {
+    use std::process::{Command, Stdio};
+    let path = fs::canonicalize(file).map_err(|error| error.to_string())?;
+    let mut child = Command::new(path)
+        .env("CNI_COMMAND", "VERSION")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    if let Some(mut input) = child.stdin.take() {
+        // One that answers without reading closes the pipe.
+        let _ = input.write_all(br#"{"cniVersion":"1.0.0"}"#);
+    }
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let versions = answer.get("supportedVersions").and_then(Value::as_array);
+    versions.map(drop).ok_or_else(|| "it does not answer VERSION as a CNI plugin does".to_owned())
 }
 
 /// Writes the live holds of a network into host-local's directory. Addresses of another IPAM are not host-local's affair.

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use corax_pins::hostlocal::HostLocal;
 use corax_pins::import::{self, Imported, Outcome};
-use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot};
+use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, Store};
 
 use super::{Others, Output, Places, addresses, ago, table};
 use crate::plugin;
@@ -87,12 +87,17 @@ impl PinsCommand {
                 release(pod, network, interface, force, &places)
             }
             Self::Export { host_local, places } => export(host_local, &places),
-            Self::Import { from: Some(file), places, .. } => import_pins(&file, &places),
+            Self::Import { from: Some(file), output, places, .. } => import_pins(&file, output, &places),
             Self::Import { from: None, network, output, others, places } => {
                 import_host_local(network, output, &others, &places)
             }
         }
     }
+}
+
+/// An empty list has to mean that there are no pins.
+fn read(store: &Store) -> anyhow::Result<Snapshot> {
+    Snapshot::try_read(store).context("the pins cannot be read")
 }
 
 fn list(
@@ -101,7 +106,7 @@ fn list(
     output: Output,
     places: &Places,
 ) -> anyhow::Result<()> {
-    let mut snapshot = Snapshot::read(&places.store());
+    let mut snapshot = read(&places.store())?;
     snapshot.pins.retain(|pin| network.as_ref().is_none_or(|n| *n == pin.network));
     snapshot.pins.retain(|pin| namespace.as_ref().is_none_or(|n| n == pin.namespace.as_str()));
     if snapshot.damaged > 0 {
@@ -146,7 +151,7 @@ fn release(
     let network = match network {
         Some(network) => network,
         None => {
-            let pins = Snapshot::read(&store).pins.into_iter();
+            let pins = read(&store)?.pins.into_iter();
             let mut networks: Vec<_> =
                 pins.filter(|pin| pin.id().pod == pod).map(|pin| pin.network).collect();
             networks.dedup();
@@ -166,7 +171,7 @@ fn release(
 
 fn export(host_local: Option<PathBuf>, places: &Places) -> anyhow::Result<()> {
     let store = places.store();
-    let snapshot = Snapshot::read(&store);
+    let snapshot = read(&store)?;
     let Some(directory) = host_local else {
         println!("{}", serde_json::to_string_pretty(&snapshot.pins)?);
         return Ok(());
@@ -181,14 +186,22 @@ fn export(host_local: Option<PathBuf>, places: &Places) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn import_pins(file: &std::path::Path, places: &Places) -> anyhow::Result<()> {
+fn import_pins(file: &std::path::Path, output: Output, places: &Places) -> anyhow::Result<()> {
     let text = std::fs::read(file).with_context(|| file.display().to_string())?;
     let pins: Vec<Pin> = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not what `corax pins export` writes", file.display()))?;
     let store = places.store();
     let mut transaction = store.begin(plugin::now())?;
-    let news = import::pins(&mut transaction, &pins)?;
-    println!("{news} of {} pins are new", pins.len());
+    let done = import::pins(&mut transaction, &pins)?;
+    if output == Output::Json {
+        println!("{}", serde_json::to_string_pretty(&done)?);
+        return Ok(());
+    }
+    println!("{} of {} pins are new", done.new, done.pins);
+    for refused in &done.refused {
+        let import::RefusedPin { network, pod, interface, reason } = refused;
+        println!("refused: {interface} of pod {pod} on network {network}: {reason}");
+    }
     Ok(())
 }
 
@@ -231,21 +244,16 @@ fn import_host_local(
 pub(super) fn print_imported(all: &[(Network, Imported)]) {
     let row = |(network, i): &(Network, Imported)| {
         let outcome = match i.outcome {
-            Outcome::PinnedAndHeld => "pinned, held",
-            Outcome::Held => "held, names no pod",
-            Outcome::Pinned => "pinned, its container is gone",
-            Outcome::Known => "known already",
-            Outcome::Unknown => "unknown to the runtime, stays reserved",
-            Outcome::Leak => "leaked, now free",
+            Outcome::PinnedAndHeld => "pinned, held".to_owned(),
+            Outcome::Held => "held, names no pod".to_owned(),
+            Outcome::Pinned => "pinned, its container is gone".to_owned(),
+            Outcome::Refused => format!("not pinned: {}", i.refused.as_deref().unwrap_or_default()),
+            Outcome::Known => "known already".to_owned(),
+            Outcome::Unknown => "unknown to the runtime, stays reserved".to_owned(),
+            Outcome::Leak => "leaked, now free".to_owned(),
         };
         let container = i.container.chars().take(13).collect();
-        [
-            network.to_string(),
-            addresses(&i.addresses),
-            container,
-            i.pod.clone().unwrap_or_default(),
-            outcome.into(),
-        ]
+        [network.to_string(), addresses(&i.addresses), container, i.pod.clone().unwrap_or_default(), outcome]
     };
     table(["NETWORK", "ADDRESSES", "CONTAINER", "POD", "OUTCOME"], all.iter().map(row));
 }

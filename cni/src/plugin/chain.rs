@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::call::{Call, Verb, del_later};
 use super::error::{Code, Failure};
-use super::output::{self, Version};
 use super::netns::RouteError;
+use super::output::{self, Version};
 use super::{ipam, now, present, route_mtu, say, store, tell};
 use crate::config::{Config, LEAST_MTU, MOST_MTU};
 

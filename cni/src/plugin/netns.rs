@@ -70,7 +70,11 @@ pub(super) fn link(socket: &Socket, name: &str) -> io::Result<(u32, u32)> {
 }
 
 /// One request and all that is answered to it.
-pub(super) fn ask(socket: &Socket, request: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(super) fn ask(
+    socket: &Socket,
+    request: RouteNetlinkMessage,
+    flags: u16,
+) -> io::Result<Vec<RouteNetlinkMessage>> {
     let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(request));
     message.header.flags = NLM_F_REQUEST | flags;
     message.finalize();

@@ -48,8 +48,9 @@ fn said(netns: &str, result: &Value) -> Said {
     // An IPAM's result names no interfaces: its routes are for the main plugin to set.
     if !said.interfaces.is_empty() {
         let table = |route: &Value| route.get("table").and_then(Value::as_u64);
-        let main =
-            |route: &&Value| table(route).is_none_or(|t| t == 0 || t == u64::from(RouteHeader::RT_TABLE_MAIN));
+        let main = |route: &&Value| {
+            table(route).is_none_or(|t| t == 0 || t == u64::from(RouteHeader::RT_TABLE_MAIN))
+        };
         let routes = list("routes").iter().filter(main);
         said.defaults.extend(routes.filter_map(|route| match route.get("dst")?.as_str()? {
             "0.0.0.0/0" => Some(false),
@@ -122,9 +123,10 @@ fn has_default(socket: &Socket, six: bool) -> Result<bool, Failed> {
             route.header.kind == RouteType::Unicast
                 && route.header.table == RouteHeader::RT_TABLE_MAIN
                 && route.header.destination_prefix_length == 0
-                && route.attributes.iter().any(|a| {
-                    matches!(a, RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_))
-                })
+                && route
+                    .attributes
+                    .iter()
+                    .any(|a| matches!(a, RouteAttribute::Oif(_) | RouteAttribute::MultiPath(_)))
         }
         _ => false,
     }))

@@ -247,12 +247,16 @@ impl Part {
 }
 
 /// DEL, by container and interface.
-pub(crate) fn del(world: &World<'_>, own: &Attachment, part: Part) -> Plan {
+pub(crate) fn del(world: &World<'_>, own: &Attachment, part: Part) -> Result<Plan, Error> {
     free(world, world.holds.all.get(own).into_iter().filter(|hold| part.covers(hold)))
 }
 
 /// GC: what is not among the valid attachments is freed.
-pub(crate) fn gc(world: &World<'_>, valid: &BTreeSet<(ContainerId, Interface)>, part: Part) -> Plan {
+pub(crate) fn gc(
+    world: &World<'_>,
+    valid: &BTreeSet<(ContainerId, Interface)>,
+    part: Part,
+) -> Result<Plan, Error> {
     let stale = world.holds.of_network(world.network).filter(|hold| {
         let Attachment { container, interface, .. } = &hold.attachment;
         part.covers(hold) && !valid.contains(&(container.clone(), interface.clone()))
@@ -260,20 +264,30 @@ pub(crate) fn gc(world: &World<'_>, valid: &BTreeSet<(ContainerId, Interface)>, 
     free(world, stale)
 }
 
-fn free<'h>(world: &World<'_>, holds: impl Iterator<Item = &'h Hold>) -> Plan {
+fn free<'h>(world: &World<'_>, holds: impl Iterator<Item = &'h Hold>) -> Result<Plan, Error> {
     let mut plan = Plan::default();
     for hold in holds {
         plan.holds.push(Change::Free(hold.attachment.clone()));
         let Some(pin) = hold.pin() else { continue };
         let elsewhere =
             |other: &Hold| other.attachment != hold.attachment && other.pin().as_ref() == Some(&pin);
-        let key = pin.words();
-        if world.book.pins.contains_key(key.as_str()) && !world.holds.of_network(world.network).any(elsewhere)
-        {
-            plan.best_effort.push(Entry::Free(key));
+        if world.holds.of_network(world.network).any(elsewhere) {
+            continue;
         }
+        let key = pin.words();
+        if !world.book.pins.contains_key(key.as_str()) {
+            // The log has lost the pin, and this hold is the last that knows it: a release brings the log up to the holds
+            // first (`heal`). Unless the address became another pod's meanwhile.
+            if world.book.used.is_some() {
+                return Err(Error::Incomplete);
+            }
+            if hold.addresses.iter().any(|address| world.index().by_address.contains_key(address)) {
+                continue;
+            }
+        }
+        plan.best_effort.push(Entry::Free(key));
     }
-    plan
+    Ok(plan)
 }
 
 /// CHECK: whether the container still holds these addresses.

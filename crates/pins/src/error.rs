@@ -18,7 +18,9 @@ pub enum Error {
     Held { address: IpAddr, container: ContainerId, pod: Option<PodName> },
     #[error("{address} is in use by container {container} according to host-local's files")]
     HeldByHostLocal { address: IpAddr, container: String },
-    #[error("network {network} is being handed over to another IPAM plugin")]
+    #[error(
+        "network {network} is handed over to another IPAM plugin, by `corax cni uninstall`; `corax cni install` takes it back"
+    )]
     Retired { network: Network },
     #[error("no address is left in {set}: every one is held, or pinned to a pod of this node")]
     Exhausted { set: String },

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::holds::{Hold, Netns};
 use crate::hostlocal::HostLocal;
-use crate::names::Network;
+use crate::names::{Interface, Network};
 use crate::runtime::{self, Cached};
 use crate::snapshot::Pin;
 use crate::store::{Transaction, identity};
@@ -25,6 +25,33 @@ pub struct Imported {
     pub pod: Option<String>,
     /// What was done, in words.
     pub outcome: Outcome,
+    /// Why its pod was not pinned, where it could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// What became of a list of pins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ImportedPins {
+    /// How many the list had.
+    pub pins: usize,
+    /// How many of them were not known before.
+    pub new: usize,
+    /// Those that could not be had. The others were known already.
+    pub refused: Vec<RefusedPin>,
+}
+
+/// A pin of a list that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RefusedPin {
+    /// Its network.
+    pub network: Network,
+    /// Its pod.
+    pub pod: String,
+    /// The pod's interface.
+    pub interface: Interface,
+    /// Why not.
+    pub reason: String,
 }
 
 /// What was done with it.
@@ -37,6 +64,8 @@ pub enum Outcome {
     Held,
     /// Pinned; its container is dead.
     Pinned,
+    /// Not pinned, for a reason that is said; held, where its container lives.
+    Refused,
     /// Nothing to do: known already.
     Known,
     /// The runtime does not know the container. Its address stays reserved as long as host-local's file is there.
@@ -75,7 +104,7 @@ pub fn host_local(
         let known = cached.iter().any(|entry| r.container == entry.attachment.container.as_str());
         if !known {
             let (addresses, container) = (vec![r.address], r.container.clone());
-            out.push(Imported { addresses, container, pod: None, outcome: Outcome::Unknown });
+            out.push(Imported { addresses, container, pod: None, outcome: Outcome::Unknown, refused: None });
         }
     }
     Ok(out)
@@ -106,8 +135,9 @@ fn attachment(
     };
     let pin = hold.pin().map(|id| (id, addresses.clone()));
     let pinned = pin.is_some();
-    let news = transaction.adopt(pin, alive.then_some(hold))?;
+    let (news, refused) = transaction.adopt(pin, alive.then_some(hold))?;
     let outcome = match (pinned, alive) {
+        _ if refused.is_some() => Outcome::Refused,
         (false, false) => Outcome::Leak,
         _ if !news => Outcome::Known,
         (true, true) => Outcome::PinnedAndHeld,
@@ -118,18 +148,28 @@ fn attachment(
         addresses.iter().for_each(|&address| before.forget(address));
     }
     let container = entry.attachment.container.to_string();
-    Ok(Imported { addresses, container, pod: entry.pod.as_ref().map(ToString::to_string), outcome })
+    Ok(Imported { addresses, container, pod: entry.pod.as_ref().map(ToString::to_string), outcome, refused })
 }
 
-/// Imports pins that `export` wrote. Answers how many were not known before.
+/// Imports pins that `export` wrote.
 ///
 /// # Errors
 /// When a pin cannot be made durable; what was imported before stays.
-pub fn pins(transaction: &mut Transaction<'_>, pins: &[Pin]) -> Result<usize, Error> {
+pub fn pins(transaction: &mut Transaction<'_>, pins: &[Pin]) -> Result<ImportedPins, Error> {
     let mut networks = BTreeMap::<Network, Vec<_>>::new();
     for pin in pins {
         networks.entry(pin.network.clone()).or_default().push((pin.id(), pin.addresses.clone()));
     }
-    let each = networks.into_iter().map(|(network, pins)| transaction.adopt_pins(&network, pins));
-    each.sum()
+    let mut done = ImportedPins { pins: pins.len(), ..ImportedPins::default() };
+    for (network, pins) in networks {
+        let (new, refused) = transaction.adopt_pins(&network, pins)?;
+        done.new += new;
+        done.refused.extend(refused.into_iter().map(|(id, reason)| RefusedPin {
+            network: id.network,
+            pod: id.pod.to_string(),
+            interface: id.interface,
+            reason,
+        }));
+    }
+    Ok(done)
 }

@@ -91,6 +91,11 @@ impl Journal {
         Ok(Self { path: path.to_owned(), file: Some(file), refusal, inode, length, bytes: None })
     }
 
+    /// Whether there is no file, and nothing is known that would be in the way of one.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.file.is_none() && self.refusal.is_none()
+    }
+
     /// The file to look at, if there is one.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()

@@ -4,11 +4,14 @@
 //! again after an event sees each state in turn.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::book::Book;
+use crate::error::Error;
 use crate::holds::{Hold, Holds};
 use crate::names::{ContainerId, Interface, Network, PinId, PodName};
 use crate::pods::PodList;
@@ -79,9 +82,27 @@ impl Snapshot {
     pub fn read(store: &Store) -> Self {
         let log = std::fs::read(store.state().join(PINS)).unwrap_or_default();
         let held = std::fs::read(store.run().join(HOLDS)).unwrap_or_default();
+        Self::of(store, &log, &held)
+    }
+
+    /// Reads the store for somebody who asks what is in it. Files that are missing are empty.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the state directory is missing, or one of the files cannot be read.
+    pub fn try_read(store: &Store) -> Result<Self, Error> {
+        std::fs::read_dir(store.state()).map_err(Error::io(store.state()))?;
+        let read = |path: PathBuf| match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.map_err(Error::io(path)),
+        };
+        let (log, held) = (read(store.state().join(PINS))?, read(store.run().join(HOLDS))?);
+        Ok(Self::of(store, &log, &held))
+    }
+
+    fn of(store: &Store, log: &[u8], held: &[u8]) -> Self {
         let list = PodList::read(store.state());
-        let book = Book::replay(&log);
-        let holds = Holds::replay(&held, store.boot());
+        let book = Book::replay(log);
+        let holds = Holds::replay(held, store.boot());
         let live: BTreeMap<_, _> = holds
             .all
             .values()

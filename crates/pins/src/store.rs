@@ -3,7 +3,7 @@
 mod outside;
 mod spool;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -92,6 +92,10 @@ impl Store {
             holds.epoch = format!("{boot}.{now:x}.{process:x}");
         }
         let log = Journal::open(&self.state.join(PINS), &mut notes);
+        if log.is_missing() && !holds.stale && holds.synced.is_some() {
+            let path = log.path.display();
+            notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
+        }
         let mut transaction = Transaction { store: self, _lock: lock, log, held, holds, now, notes };
         transaction.absorb();
         Ok(transaction)
@@ -154,7 +158,7 @@ impl Transaction<'_> {
         if let Some(before) = before {
             before.remove(own);
         }
-        self.run_by_part(&own.network, None, None, |world| Ok(((), decide::del(world, own, part))))
+        self.run_by_part(&own.network, None, None, |world| Ok(((), decide::del(world, own, part)?)))
     }
 
     /// Frees what a container holds by an interface on whatever network: for a DEL that does not say which.
@@ -191,7 +195,7 @@ impl Transaction<'_> {
             }
         }
         self.run_by_part(network, None, None, |world| {
-            let plan = decide::gc(world, valid, part);
+            let plan = decide::gc(world, valid, part)?;
             Ok((plan.holds.len(), plan))
         })
     }
@@ -268,47 +272,75 @@ impl Transaction<'_> {
         self.write_holds(&[Change::Retired(network.clone(), on)])
     }
 
+    /// Ends every hand-over: nobody is left who could be asked for an address by mistake.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`] when that cannot be written.
+    pub fn end_retirements(&mut self) -> Result<(), Error> {
+        let retired = self.holds.retired.iter().filter(|(_, on)| **on);
+        let changes: Vec<_> = retired.map(|(network, _)| Change::Retired(network.clone(), false)).collect();
+        if changes.is_empty() { Ok(()) } else { self.write_holds(&changes) }
+    }
+
     /// Holds whose containers may live.
     pub fn live(&self, network: &Network) -> Vec<Hold> {
         self.holds.of_network(network).filter(|hold| lives(hold)).cloned().collect()
     }
 
-    /// Makes a pin, and a hold where its container lives, as an import says; what is known already is left alone.
+    /// Makes a pin, and a hold where its container lives, as an import says; what is known already is left alone. Answers
+    /// whether anything was, and why no pin was made where it could not be: the container then has a hold without one.
     pub(crate) fn adopt(
         &mut self,
         pin: Option<(PinId, Vec<IpAddr>)>,
         hold: Option<Hold>,
-    ) -> Result<bool, Error> {
-        let known = |hold: &Hold| self.holds.all.contains_key(&hold.attachment);
-        let holds: Vec<_> = hold.filter(|hold| !known(hold)).map(Change::Hold).into_iter().collect();
-        let held = !holds.is_empty();
+    ) -> Result<(bool, Option<String>), Error> {
         let network = pin.as_ref().map(|(id, _)| id.network.clone());
-        let pinned = match network {
+        let (pinned, mut refused) = match network {
             Some(network) => self.adopt_pins(&network, pin.into_iter().collect())?,
-            None => 0,
+            None => (0, Vec::new()),
         };
+        let refused = refused.pop().map(|(_, why)| why);
+        let hold = hold.filter(|hold| !self.holds.all.contains_key(&hold.attachment)).map(|hold| {
+            // A hold that names the pod would bring the pin about all the same.
+            if refused.is_some() { Hold { pod: None, uid: None, ..hold } } else { hold }
+        });
+        let held = hold.is_some();
+        let holds: Vec<_> = hold.map(Change::Hold).into_iter().collect();
         self.write_holds(&holds)?;
-        Ok(held || pinned > 0)
+        Ok((held || pinned > 0, refused))
     }
 
-    /// Makes pins of one network, in one write. Answers how many were not known before and could be had.
+    /// Makes pins of one network, in one write. Answers how many were not known before, and which could not be had and why.
     pub(crate) fn adopt_pins(
         &mut self,
         network: &Network,
         pins: Vec<(PinId, Vec<IpAddr>)>,
-    ) -> Result<usize, Error> {
+    ) -> Result<(usize, Vec<(PinId, String)>), Error> {
         self.run(network, None, |world| {
             let mut plan = Plan::default();
-            let mut given = BTreeSet::new();
+            let mut given = BTreeMap::new();
+            let mut refused = Vec::new();
             for (id, addresses) in pins {
                 let key = id.words();
-                let free = |a: &IpAddr| !given.contains(a) && !world.index().by_address.contains_key(a);
-                if !world.book.pins.contains_key(key.as_str()) && addresses.iter().all(free) {
-                    given.extend(addresses.iter().copied());
-                    plan.durable.push(Entry::Pin { key, addresses, seen: false });
-                }
+                let known = world.book.pins.get(key.as_str()).map(crate::book::Entry::addresses);
+                let taken = addresses.iter().find_map(|address| {
+                    let claimed = || world.index().by_address.get(address)?.pod();
+                    Some((address, given.get(address).cloned().or_else(claimed)?))
+                });
+                let why = match (known, taken) {
+                    (Some(known), _) if known == addresses => continue,
+                    (Some(known), _) => format!("the pod is pinned to {} already", text(&known)),
+                    (None, Some((address, pod))) => format!("{address} is pinned to pod {pod}"),
+                    (None, None) if addresses.is_empty() => "it has no address".to_owned(),
+                    (None, None) => {
+                        given.extend(addresses.iter().map(|&address| (address, id.pod.clone())));
+                        plan.durable.push(Entry::Pin { key, addresses, seen: false });
+                        continue;
+                    }
+                };
+                refused.push((id, why));
             }
-            Ok((plan.durable.len(), plan))
+            Ok(((plan.durable.len(), refused), plan))
         })
     }
 
@@ -421,13 +453,19 @@ impl Transaction<'_> {
         durable: bool,
     ) -> io::Result<()> {
         let mut entries = heal::missing(book, &self.holds);
+        let lost = entries.iter().filter(|entry| matches!(entry, Entry::Pin { .. })).count();
         entries.extend(plan.durable.iter().chain(&plan.best_effort).cloned());
         let new_id = || {
             use std::hash::{BuildHasher, Hasher};
             format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
         };
         let records = heal::records(book, &self.holds, pods, &entries, &new_id, self.now);
-        self.log.append(&records, book.torn, durable)
+        self.log.append(&records, book.torn, durable)?;
+        if lost > 0 {
+            let path = self.log.path.display();
+            self.notes.push(format!("{lost} pins that {path} had lost are written again: their pods run"));
+        }
+        Ok(())
     }
 
     fn write_holds(&mut self, changes: &[Change]) -> Result<(), Error> {
@@ -477,4 +515,8 @@ impl Transaction<'_> {
             let _ = self.write_holds(&[synced]);
         }
     }
+}
+
+fn text(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -9,6 +9,7 @@ use std::fs;
 
 use common::{Chance, Node, ranges};
 use corax_pins::Snapshot;
+use corax_pins::store::Part;
 
 /// Three pods, one of them deleted, and the log that says so.
 fn small() -> (Node, BTreeMap<String, String>, Vec<u8>) {
@@ -89,6 +90,45 @@ fn a_pin_lost_while_its_pod_runs_comes_back_from_the_hold() {
     node.reboot();
     assert_eq!(node.address(&r, "a", "a2"), homes["a"]);
     assert_eq!(node.address(&r, "c", "c2"), homes["c"]);
+}
+
+#[test]
+fn a_pin_lost_while_its_pod_runs_comes_back_at_its_del() {
+    for how in ["missing", "empty", "directory"] {
+        let (mut node, homes, _) = small();
+        fs::remove_file(node.log()).unwrap();
+        match how {
+            "empty" => fs::write(node.log(), b"").unwrap(),
+            "directory" => fs::create_dir(node.log()).unwrap(),
+            _ => {}
+        }
+        let notes = node.with(|t| {
+            t.del(&common::attachment("a1"), Part::Given, None).unwrap();
+            t.notes()
+        });
+        let told = |what: &str| notes.iter().any(|note| note.contains(what));
+        assert!(told("2 pins that") && told("are written again"), "{how}: {notes:?}");
+        assert!(how != "missing" || told("the pins of pods that do not run are lost"), "{notes:?}");
+        let r = ranges(&["10.0.0.0/24"]);
+        node.address(&r, "new", "n1");
+        assert_eq!(node.address(&r, "a", "a2"), homes["a"], "{how}");
+        node.del("c1");
+        assert_eq!(node.address(&r, "c", "c2"), homes["c"], "{how}");
+    }
+}
+
+#[test]
+fn a_late_del_takes_no_address_back_from_the_pod_that_has_it_now() {
+    let mut node = Node::new();
+    let address = ["10.4.0.9".parse().unwrap()];
+    let path = node.netns("a1");
+    node.with(|t| t.observe(&common::request("a", "a1", &path), &address)).unwrap();
+    node.kill("a1");
+    let path = node.netns("b1");
+    node.with(|t| t.observe(&common::request("b", "b1", &path), &address)).unwrap();
+    node.with(|t| t.del(&common::attachment("a1"), Part::Seen, None)).unwrap();
+    let pins = Snapshot::read(&node.store()).pins;
+    assert_eq!(pins.iter().map(|p| p.pod.as_str()).collect::<Vec<_>>(), ["b"]);
 }
 
 #[test]
