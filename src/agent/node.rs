@@ -128,8 +128,8 @@ impl Node {
         let mut facts = self.kernel.facts(&query);
         facts.kernel_wireguard = self.kernel_wireguard;
         let six =
-            view.domains.values().flat_map(Domain::prefixes).any(|prefix| prefix.family() == Family::V6);
-        facts.problems.retain(|problem| six || !problem.object.starts_with("net.ipv6."));
+            || view.domains.values().flat_map(Domain::prefixes).any(|prefix| prefix.family() == Family::V6);
+        facts.problems.retain(|problem| !problem.object.starts_with("net.ipv6.") || six());
         facts
     }
 

@@ -197,8 +197,7 @@ impl Reconciler {
         }
         let Converged { done, last, unsure } = self.node.converge(&self.decision.desired);
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
-            let first: String = first.change.to_string().chars().take(Report::LINE).collect();
-            info!(changes = done.len(), first, "repaired");
+            info!(changes = done.len(), first = Report::line(&first.change), "repaired");
         }
         self.record(done, unsure);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
@@ -262,11 +261,7 @@ impl Reconciler {
             if number < kept && error.is_none() {
                 continue;
             }
-            let mut line = change.to_string();
-            if let Some((at, _)) = line.char_indices().nth(Report::LINE) {
-                line.truncate(at);
-                line.push('…');
-            }
+            let line = Report::line(&change);
             if let Some(error) = &error {
                 if !self.report.view.failed.contains(error) {
                     error!(%error, "refused by the kernel");

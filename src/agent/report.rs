@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use corax_core::change::Change;
 use corax_core::mac::Mac;
 use corax_core::name::{DomainName, NodeName};
 use corax_core::problem::Problem;
@@ -142,7 +143,17 @@ impl Report {
     pub(crate) const KEPT: usize = 50;
 
     /// Characters that are kept of a change: of one with ten thousand prefixes, the begin.
-    pub(crate) const LINE: usize = 400;
+    const LINE: usize = 400;
+
+    /// A change as it is shown.
+    pub(crate) fn line(change: &Change) -> String {
+        let mut line = change.to_string();
+        if let Some((at, _)) = line.char_indices().nth(Self::LINE) {
+            line.truncate(at);
+            line.push('…');
+        }
+        line
+    }
 
     /// Remembers a change, and forgets the oldest.
     pub(crate) fn remember(&mut self, change: ChangeReport) {

@@ -48,13 +48,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     }
     facts.foreign_nexthops.clone_from(&mirror.foreign_nexthops);
     facts.foreign_links = foreign_links(&mirror.observed.links);
-    // Making the device may have loaded the module that was missing at start.
-    let made = mirror
-        .observed
-        .links
-        .get(&Device::Overlay)
-        .is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)));
-    facts.problems = Probes { vxlan: probes.vxlan || made, ..*probes }.problems();
+    facts.problems = probes.problems();
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
     facts.problems.extend(mirror.foreign_routes.iter().map(|(key, protocol)| {

@@ -352,14 +352,19 @@ impl Nodes<'_> {
         if prefix.contains(self.own) {
             return Some(self.own);
         }
-        // Most pod CIDRs are far from all nodes.
-        let (first, last) = (self.all.first()?, self.all.last()?);
-        if prefix.last() < *first || prefix.first() > *last {
-            return None;
-        }
-        let next = self.all.get(self.all.partition_point(|address| *address < prefix.first()))?;
-        Some(*next).filter(|address| prefix.contains(*address))
+        first_inside(self.all, prefix)
     }
+}
+
+/// The first of sorted addresses that a prefix holds.
+fn first_inside(addresses: &[IpAddr], prefix: &Prefix) -> Option<IpAddr> {
+    // Most pod CIDRs are far from all nodes.
+    let (first, last) = (addresses.first()?, addresses.last()?);
+    if prefix.last() < *first || prefix.first() > *last {
+        return None;
+    }
+    let next = addresses.get(addresses.partition_point(|address| *address < prefix.first()))?;
+    Some(*next).filter(|address| prefix.contains(*address))
 }
 
 /// The gateway node of a domain, if a tunnel can lead to it.
@@ -383,9 +388,9 @@ impl Protected {
     }
 
     fn inside(&self, prefix: &Prefix, members: &[IpAddr]) -> Option<(String, &'static str)> {
-        let member = members.get(members.partition_point(|address| *address < prefix.first()));
+        let member = first_inside(members, prefix);
         let other = self.0.get(self.0.partition_point(|(address, _)| *address < prefix.first()));
-        let member = member.map(|address| (*address, "the underlay address of a member,"));
+        let member = member.map(|address| (address, "the underlay address of a member,"));
         let mut found = member.into_iter().chain(other.copied());
         let (address, what) = found.find(|(address, _)| prefix.contains(*address))?;
         Some((

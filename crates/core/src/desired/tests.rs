@@ -16,13 +16,21 @@ fn desired(node: &str, identity: Identity, mesh: bool) -> Desired {
 }
 
 fn desired_with(node: &str, settings: Settings, mesh: bool) -> Desired {
-    let identity = settings.identity;
-    let view = View::build(&demo(), &settings, None);
-    let node = node.parse().unwrap();
-    let addresses = BTreeSet::new();
-    let local =
-        Local { node: &node, identity, mesh, nat_traversal: false, addresses: &addresses, api_servers: &[] };
-    Desired::of(&Topology::of(&view, &local), &Facts::default(), &options())
+    Desired::of(&topology(node, &settings, mesh), &Facts::default(), &options())
+}
+
+fn topology(node: &str, settings: &Settings, mesh: bool) -> Topology {
+    let view = View::build(&demo(), settings, None);
+    let (node, addresses) = (node.parse().unwrap(), BTreeSet::new());
+    let local = Local {
+        node: &node,
+        identity: settings.identity,
+        mesh,
+        nat_traversal: false,
+        addresses: &addresses,
+        api_servers: &[],
+    };
+    Topology::of(&view, &local)
 }
 
 fn route(desired: &Desired, table: Table, prefix: &str) -> Option<Via> {
@@ -40,19 +48,9 @@ fn mtus_are_ravens() {
 
 #[test]
 fn no_device_that_carries_ipv6_goes_under_1280() {
-    let view = View::build(&demo(), &Settings::default(), None);
-    let node = "c1".parse().unwrap();
-    let addresses = BTreeSet::new();
-    let local = Local {
-        node: &node,
-        identity: Identity::NodeName,
-        mesh: false,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let topology = topology("c1", &Settings::default(), false);
     let facts = Facts { underlay_mtu: 1280, ..Facts::default() };
-    let desired = Desired::of(&Topology::of(&view, &local), &facts, &options());
+    let desired = Desired::of(&topology, &facts, &options());
     assert_eq!(desired.links.get(&Device::Overlay).unwrap().mtu, 1280);
 }
 
@@ -211,19 +209,10 @@ fn ravens_vectors_hold_with_its_identity() {
 
 #[test]
 fn a_foreign_overlay_device_is_left_out_and_remote_prefixes_stay_locked() {
-    let view = View::build(&demo(), &Settings::default(), None);
-    let (node, addresses) = ("c2".parse().unwrap(), BTreeSet::new());
-    let local = Local {
-        node: &node,
-        identity: Identity::NodeName,
-        mesh: false,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let topology = topology("c2", &Settings::default(), false);
     let facts =
         Facts { foreign_links: [(Device::Overlay, "a bridge".to_owned())].into(), ..Facts::default() };
-    let desired = Desired::of(&Topology::of(&view, &local), &facts, &options());
+    let desired = Desired::of(&topology, &facts, &options());
     assert!(desired.links.is_empty() && desired.addresses.is_empty() && desired.fdb.is_empty());
     assert!(desired.routes.iter().all(|(_, route)| route.via == Via::Unreachable));
     assert_eq!(desired.ruleset.unwrap().devices, [Device::WireGuard(0)]);
@@ -246,18 +235,9 @@ fn elements_of_every_interval_set_are_disjoint() {
 fn nexthop_ids_are_in_the_own_range_and_avoid_foreign_ones() {
     let ids: Vec<NexthopId> = desired("c1", Identity::NodeName, false).nexthops.keys().copied().collect();
     assert!(ids.iter().all(|id| id.is_ours()));
-    let view = View::build(&demo(), &Settings::default(), None);
-    let (node, addresses) = ("c1".parse().unwrap(), BTreeSet::new());
-    let local = Local {
-        node: &node,
-        identity: Identity::NodeName,
-        mesh: false,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let topology = topology("c1", &Settings::default(), false);
     let facts = Facts { foreign_nexthops: ids.iter().copied().collect(), ..Facts::default() };
-    let moved = Desired::of(&Topology::of(&view, &local), &facts, &options());
+    let moved = Desired::of(&topology, &facts, &options());
     assert_eq!(moved.nexthops.len(), ids.len());
     assert!(moved.nexthops.keys().all(|id| !ids.contains(id) && id.is_ours()));
 }
