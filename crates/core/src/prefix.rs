@@ -238,7 +238,7 @@ impl<T> DisjointPrefixes<T> {
         Self(std::collections::BTreeMap::new())
     }
 
-    /// One already held that shares an address with `prefix`.
+    /// The first already held, by address, that shares one with `prefix`.
     ///
     /// As the held ones are disjoint, only the neighbours in order can: the one before may cover it, the one after be
     /// covered.

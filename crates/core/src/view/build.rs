@@ -387,7 +387,7 @@ fn assemble(
             |parsed: &Parsed<'_>| (parsed.created.is_empty(), parsed.created.to_owned(), parsed.name.clone());
         age(left).cmp(&age(right))
     });
-    let mut claims = Claims { taken: DisjointPrefixes::new(), settings, problems };
+    let mut claims = Claims { taken: DisjointPrefixes::new(), refused: Vec::new(), settings, problems };
     if let Some(previous) = previous {
         for gateway in &parsed {
             claims.incumbents(gateway, previous);
@@ -410,6 +410,7 @@ fn assemble(
         };
         domains.insert(name, Domain { members: kept, gateways, extra });
     }
+    claims.report();
     domains
 }
 
@@ -462,9 +463,15 @@ fn distinct_gateways(
     }
 }
 
+fn subnet_object(domain: &DomainName, node: &NodeName, prefix: &Prefix) -> String {
+    format!("Gateway {domain}, node {node}, subnet {prefix}")
+}
+
 /// Who has which prefix.
 struct Claims<'a> {
     taken: DisjointPrefixes<(DomainName, NodeName)>,
+    /// What was asked for and is somebody else's, by who asked.
+    refused: Vec<(DomainName, NodeName, Prefix)>,
     settings: &'a Settings,
     problems: &'a mut Vec<Problem>,
 }
@@ -494,7 +501,7 @@ impl Claims<'_> {
             }
             for prefix in &old.subnets {
                 if self.unfit(prefix).is_none() {
-                    let _ = self.claim(&gateway.name, &member.node, *prefix);
+                    self.claim(&gateway.name, &member.node, *prefix);
                 }
             }
         }
@@ -509,7 +516,7 @@ impl Claims<'_> {
             && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node))
         {
             for prefix in old.subnets.iter() {
-                if !got.contains(prefix) && self.claim(domain, node, *prefix).is_ok() {
+                if !got.contains(prefix) && self.claim(domain, node, *prefix) {
                     got.push(*prefix);
                 }
             }
@@ -523,20 +530,27 @@ impl Claims<'_> {
         let mut got = Subnets::new();
         let mut refused = false;
         for prefix in asked {
-            let object = || format!("Gateway {domain}, node {node}, subnet {prefix}");
             if let Some((what, remedy)) = self.unfit(prefix) {
-                self.problems.push(Problem::new(object(), what, remedy));
-                continue;
-            }
-            match self.claim(domain, node, *prefix) {
-                Ok(()) => got.push(*prefix),
-                Err(what) => {
-                    self.problems.push(Problem::new(object(), what, "give every node a pod CIDR of its own"));
-                    refused = true;
-                }
+                self.problems.push(Problem::new(subnet_object(domain, node, prefix), what, remedy));
+            } else if self.claim(domain, node, *prefix) {
+                got.push(*prefix);
+            } else {
+                self.refused.push((domain.clone(), node.clone(), *prefix));
+                refused = true;
             }
         }
         (got, refused)
+    }
+
+    /// Says what was refused, once all is claimed: of several that overlap a prefix the first by address is named, not
+    /// the first to come.
+    fn report(self) {
+        for (domain, node, prefix) in &self.refused {
+            let (held, (by, at)) = self.taken.overlapping(prefix).expect("what is taken stays taken");
+            let what = format!("overlaps {held} of node {at} of Gateway {by}, refused; what was before stays");
+            let object = subnet_object(domain, node, prefix);
+            self.problems.push(Problem::new(object, what, "give every node a pod CIDR of its own"));
+        }
     }
 
     /// Who has a prefix, or part of it.
@@ -544,13 +558,11 @@ impl Claims<'_> {
         self.taken.overlapping(prefix).map(|(_, (domain, node))| (domain, node))
     }
 
-    fn claim(&mut self, domain: &DomainName, node: &NodeName, prefix: Prefix) -> Result<(), String> {
+    /// Whether a member has a prefix now: it was free, or its own already.
+    fn claim(&mut self, domain: &DomainName, node: &NodeName, prefix: Prefix) -> bool {
         match self.taken.insert(prefix, (domain.clone(), node.clone())) {
-            Ok(()) => Ok(()),
-            Err((held, (by, at))) if held == prefix && by == domain && at == node => Ok(()),
-            Err((held, (by, at))) => {
-                Err(format!("overlaps {held} of node {at} of Gateway {by}, refused; what was before stays"))
-            }
+            Ok(()) => true,
+            Err((held, (by, at))) => held == prefix && by == domain && at == node,
         }
     }
 
