@@ -3,7 +3,6 @@
 //! `cargo bench --bench plan -- [--members N] [--rounds N] [--json FILE]` measures; `--manifest N` prints the Gateways
 //! that it measures with, as a manifest for the agent, and nothing else.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use clap::Parser;
@@ -17,7 +16,6 @@ use corax_core::plan::plan;
 use corax_core::sample::{key, large};
 use corax_core::topology::{Local, Topology};
 use corax_core::view::{Settings, View};
-use corax_core::vtep::Identity;
 
 #[derive(Parser)]
 struct Args {
@@ -91,18 +89,11 @@ fn build(gateways: &[Gateway], settings: &Settings) -> View {
 
 fn desire(view: &View) -> Desired {
     let node = "n1".parse().expect("a name");
-    let addresses = BTreeSet::new();
-    let local = Local {
-        node: &node,
-        identity: Identity::NodeName,
-        mesh: true,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let facts = Facts::default();
+    let local = Local { mesh: true, ..Local::new(&node, &facts) };
     let options =
         Options { userspace: true, listen: None, key: key("n1"), preshared: PresharedKey::of_secret("x") };
-    Desired::of(&Topology::of(view, &local), &Facts::default(), &options)
+    Desired::of(&Topology::of(view, &local), &facts, &options)
 }
 
 /// Median of the time of `work`, in seconds.

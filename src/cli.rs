@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::agent::AgentArgs;
 use crate::command;
@@ -17,8 +18,52 @@ use crate::command;
 #[derive(Parser, Debug)]
 #[command(name = "corax", version, max_term_width = 110)]
 pub(crate) struct Cli {
+    /// How it logs.
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
+}
+
+/// What is logged, to standard error, and how.
+#[derive(clap::Args, Clone, Debug)]
+struct LogArgs {
+    /// What is logged: error, warn, info, debug, trace or off, or a comma list of MODULE=LEVEL
+    #[arg(long = "log", env = "CORAX_LOG", value_name = "LEVEL", value_parser = parse_log, global = true, hide_env_values = true)]
+    filter: Option<String>,
+    /// Form of the log
+    #[arg(
+        long,
+        env = "CORAX_LOG_FORMAT",
+        value_name = "FORM",
+        value_enum,
+        default_value = "text",
+        global = true,
+        hide_env_values = true
+    )]
+    log_format: LogFormat,
+}
+
+/// How the log is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// Checks what is to be logged. To [`EnvFilter`] a mistyped level is a module's name, and silences everything else.
+fn parse_log(text: &str) -> Result<String, String> {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words {
+        let level = word.rsplit_once('=').map_or(word, |(_, level)| level);
+        if level.parse::<LevelFilter>().is_err() {
+            return Err(format!("{level:?} is no level: error, warn, info, debug, trace or off"));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
 }
 
 /// How a command prints.
@@ -81,6 +126,7 @@ impl Cli {
 
     /// Does what was asked.
     pub(crate) fn run(self) -> ExitCode {
+        let init_log = |default| init_log(&self.log, default);
         let result = match self.command {
             Command::Tunnel(options) => {
                 return match corax_tunnel::run(&options) {
@@ -133,12 +179,13 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Logs to standard error; `CORAX_LOG` says what, as `RUST_LOG` would, `CORAX_LOG_FORMAT=json` how.
-fn init_log(default: &str) {
-    let filter = EnvFilter::try_from_env("CORAX_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+/// Logs to standard error.
+fn init_log(args: &LogArgs, default: &str) {
+    let filter =
+        EnvFilter::new(args.filter.as_deref().filter(|filter| !filter.is_empty()).unwrap_or(default));
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if std::env::var("CORAX_LOG_FORMAT").is_ok_and(|form| form == "json") {
+    if args.log_format == LogFormat::Json {
         log.json().init();
     } else {
         log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use corax_core::key::{PresharedKey, RAVEN_SECRET};
 use corax_core::name::NodeName;
+use corax_core::object::VXLAN_PORT;
 use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 use corax_core::view::Settings;
@@ -163,14 +164,11 @@ impl NodeArgs {
 struct Secret(String);
 
 impl std::str::FromStr for Secret {
-    type Err = String;
+    type Err = std::convert::Infallible;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() {
-            Err("an empty secret protects nothing".to_owned())
-        } else {
-            Ok(Self(text.to_owned()))
-        }
+    /// An empty one is none, as it is to Raven.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(if text.is_empty() { RAVEN_SECRET } else { text }.to_owned()))
     }
 }
 
@@ -190,6 +188,7 @@ fn parse_admin(text: &str) -> Result<SocketAddr, String> {
 fn parse_port(text: &str) -> Result<u16, String> {
     let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
     match port.parse() {
+        Ok(VXLAN_PORT) => Err(format!("UDP port {VXLAN_PORT} is the overlay's, the tunnel needs another")),
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("{text:?} names no UDP port, expected 1 to 65535")),
     }

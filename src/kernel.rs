@@ -31,7 +31,7 @@ use corax_core::object::{Device, Link, LinkKind};
 use corax_core::observed::{Backend, Observed};
 use nix::errno::Errno;
 
-pub(crate) use self::error::{ApplyError, Error};
+pub(crate) use self::error::{ApplyError, Error, port_taken};
 pub(crate) use self::facts::FactsQuery;
 pub(crate) use self::probes::Probes;
 
@@ -259,10 +259,8 @@ impl Kernel {
     fn queue(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
         // The kernel announces an IPv6 address some time after it has taken it.
         self.mirror.stale.addresses |= matches!(change, Change::PutAddress(put, _) if put.address.is_ipv6());
-        if let Err(Impossible { meaning, retry }) =
-            run.batch.queue(&mut self.requests, &self.mirror, number, change)
-        {
-            run.set(number, Err(ApplyError::new(change, meaning, retry)));
+        if let Err(Impossible(meaning)) = run.batch.queue(&mut self.requests, &self.mirror, number, change) {
+            run.set(number, Err(ApplyError::new(change, meaning)));
         }
         if run.batch.is_full() {
             self.send(run);
@@ -275,7 +273,7 @@ impl Kernel {
             let held = self.mirror.observed.links.get(device);
             let made = run.made.contains(device);
             if !made && held.is_some_and(|held| facts::is_foreign(*device, held)) {
-                run.set(number, Err(ApplyError::new(change, format!("{device} is somebody else's"), false)));
+                run.set(number, Err(ApplyError::new(change, format!("{device} is somebody else's"))));
                 return;
             }
         }
@@ -358,7 +356,7 @@ impl Kernel {
             Refused::Kernel(failure) => ApplyError::of(change, &failure),
             Refused::Other(error) => ApplyError {
                 text: Some(error.to_string()),
-                ..ApplyError::new(change, "the table could not be made", true)
+                ..ApplyError::new(change, "the table could not be made")
             },
         })
     }

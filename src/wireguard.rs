@@ -137,6 +137,13 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// Whether the port that the device was to listen on is somebody else's.
+    pub(crate) fn is_port_taken(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 /// Whether the kernel has WireGuard. Asking for its message family loads the module where there is one; no device is
 /// made.
 ///

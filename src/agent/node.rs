@@ -17,7 +17,7 @@ use corax_core::view::{Domain, View};
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
-use crate::kernel::{ApplyError, FactsQuery, Kernel};
+use crate::kernel::{ApplyError, FactsQuery, Kernel, port_taken};
 use crate::wireguard::key::PrivateKey;
 use crate::wireguard::userspace::Userspace;
 use crate::wireguard::{self, Driver, process};
@@ -31,7 +31,6 @@ pub(crate) struct Node {
     kernel: Kernel,
     driver: Box<dyn Driver>,
     options: Options,
-    kernel_wireguard: bool,
 }
 
 /// What a node should have, and why.
@@ -93,7 +92,7 @@ impl Node {
         } else {
             Box::new(Userspace::new(key))
         };
-        Ok(Self { args, kernel, driver, options, kernel_wireguard })
+        Ok(Self { args, kernel, driver, options })
     }
 
     /// The kernel.
@@ -126,7 +125,6 @@ impl Node {
             endpoints: endpoints.into_iter().collect(),
         };
         let mut facts = self.kernel.facts(&query);
-        facts.kernel_wireguard = self.kernel_wireguard;
         let six =
             || view.domains.values().flat_map(Domain::prefixes).any(|prefix| prefix.family() == Family::V6);
         facts.problems.retain(|problem| !problem.object.starts_with("net.ipv6.") || six());
@@ -141,7 +139,7 @@ impl Node {
             identity: identity.identity(),
             mesh: self.args.mesh,
             nat_traversal: self.args.nat_traversal,
-            addresses: &facts.addresses,
+            facts: &facts,
             api_servers: &self.args.api_server,
         };
         let topology = Topology::of(view, &local);
@@ -225,7 +223,7 @@ impl Node {
         let Self { kernel, driver, args, .. } = self;
         let results = kernel.apply(&changes, &mut |change| {
             apply_tunnel(driver.as_mut(), args, change)
-                .map_err(|error| ApplyError::new(change, error.to_string(), true))
+                .map_err(|error| ApplyError::new(change, error.to_string()))
         });
         let errors = results.into_iter().map(|result| result.err().map(|error| error.to_string()));
         changes.into_iter().zip(errors).map(|(change, error)| Done { change, error }).collect()
@@ -236,7 +234,12 @@ impl Node {
 fn apply_tunnel(driver: &mut dyn Driver, args: &NodeArgs, change: &Change) -> Result<(), TunnelError> {
     match change {
         Change::AddLink(device, _) => return start_tunnel(*device, args),
-        Change::SetTunnel(device, update) => driver.set_tunnel(*device, update)?,
+        Change::SetTunnel(device, update) => {
+            driver.set_tunnel(*device, update).map_err(|error| match update.port {
+                Some(port) if error.is_port_taken() => TunnelError::PortTaken { error, port },
+                _ => TunnelError::Driver(error),
+            })?;
+        }
         Change::SetPeer(device, key, update) => driver.set_peer(*device, *key, update)?,
         Change::DeletePeer(device, key) => driver.delete_peer(*device, *key)?,
         _ => {}
@@ -263,6 +266,14 @@ enum TunnelError {
     /// Its driver says so.
     #[error(transparent)]
     Driver(#[from] wireguard::Error),
+    /// Somebody else has its port.
+    #[error("{error}; {}; --vpn-bind-port names another", port_taken(*.port))]
+    PortTaken {
+        /// What its driver says.
+        error: wireguard::Error,
+        /// The port.
+        port: u16,
+    },
     /// Somebody else is to start it, and has not.
     #[error("nobody answers for {0}: start `corax tunnel {0}` beside the agent")]
     External(Device),

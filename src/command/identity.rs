@@ -35,10 +35,14 @@ struct Identity<'a> {
 /// Prints it.
 ///
 /// # Errors
-/// Those of JSON.
+/// An IPv6 address to make a MAC of, and those of JSON.
 pub(crate) fn run(args: &IdentityCommand) -> anyhow::Result<()> {
     let IdentityArgs { node_name, cluster_name, vtep_identity } = &args.identity;
     let underlay = args.node_ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    anyhow::ensure!(
+        underlay.is_ipv4() || *vtep_identity == VtepIdentity::NodeName,
+        "--node-ip {underlay}: a MAC is made of an IPv4 address only; on IPv6 the node's name is its identity"
+    );
     let mac = args.identity.identity().mac(cluster_name, node_name, underlay);
     let of = match vtep_identity {
         VtepIdentity::NodeName => "node-name",

@@ -71,18 +71,11 @@ impl Verb {
 
 /// A change cannot be told to the kernel as things are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Impossible {
-    pub(super) meaning: String,
-    pub(super) retry: bool,
-}
+pub(super) struct Impossible(pub(super) String);
 
 impl Impossible {
     fn missing(device: Device) -> Self {
-        Self { meaning: format!("{device} is not there"), retry: true }
-    }
-
-    fn foreign(meaning: String) -> Self {
-        Self { meaning, retry: false }
+        Self(format!("{device} is not there"))
     }
 }
 
@@ -209,10 +202,7 @@ impl Batch {
             }
             Change::PutNexthop(id, gateway) => {
                 if mirror.foreign_nexthops.contains(id) {
-                    return Err(Impossible::foreign(format!(
-                        "nexthop id {} is in use by somebody else",
-                        id.0
-                    )));
+                    return Err(Impossible(format!("nexthop id {} is in use by somebody else", id.0)));
                 }
                 let overlay = overlay()?;
                 let header = nexthop::put_header(*gateway);
@@ -222,7 +212,7 @@ impl Batch {
             }
             Change::DeleteNexthop(id) => {
                 if mirror.foreign_nexthops.contains(id) {
-                    return Err(Impossible::foreign(format!("nexthop id {} is somebody else's", id.0)));
+                    return Err(Impossible(format!("nexthop id {} is somebody else's", id.0)));
                 }
                 let header = nexthop::plain_header();
                 self.push(socket, number, Verb::delete(nexthop::RTM_DELNEXTHOP), &header, |writer| {
@@ -355,7 +345,7 @@ impl Batch {
     ) -> Result<(), Impossible> {
         if let Some(protocol) = mirror.foreign_routes.get(key) {
             let (prefix, table) = (key.prefix, key.table.number());
-            return Err(Impossible::foreign(format!(
+            return Err(Impossible(format!(
                 "a route of protocol {protocol} is in its place: ip route del {prefix} table {table}"
             )));
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use corax_core::change::Change;
+use corax_core::object::LinkKind;
 use nix::errno::Errno;
 
 /// Why the kernel shell cannot work, or could not read something.
@@ -72,7 +73,7 @@ impl fmt::Display for Failure {
 
 /// A change that the kernel did not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{change}: {meaning}{}", .text.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
+#[error("{change}: {meaning}{}{}", joined(": ", .text), joined("; ", .remedy))]
 pub(crate) struct ApplyError {
     /// The line that does the same by hand.
     pub(crate) change: String,
@@ -80,15 +81,15 @@ pub(crate) struct ApplyError {
     pub(crate) meaning: String,
     /// The kernel's or nft's own words.
     pub(crate) text: Option<String>,
-    /// Whether the same change may succeed later, with nothing else done.
-    pub(crate) retry: bool,
+    /// What to do about it, where that is known.
+    pub(crate) remedy: Option<String>,
 }
 
 impl ApplyError {
     /// An error of a change, in words.
     #[must_use]
-    pub(crate) fn new(change: &Change, meaning: impl Into<String>, retry: bool) -> Self {
-        Self { change: line(change), meaning: meaning.into(), text: None, retry }
+    pub(crate) fn new(change: &Change, meaning: impl Into<String>) -> Self {
+        Self { change: line(change), meaning: meaning.into(), text: None, remedy: None }
     }
 
     pub(super) fn of(change: &Change, failure: &Failure) -> Self {
@@ -96,9 +97,13 @@ impl ApplyError {
             change: line(change),
             meaning: meaning(failure.errno).to_owned(),
             text: failure.text.as_deref().map(str::to_owned),
-            retry: retry(failure.errno),
+            remedy: remedy(change, failure.errno),
         }
     }
+}
+
+fn joined(between: &str, text: &Option<String>) -> String {
+    text.as_ref().map(|text| format!("{between}{text}")).unwrap_or_default()
 }
 
 /// One line of a change; a whole table is named only.
@@ -132,15 +137,20 @@ fn meaning(errno: Errno) -> &'static str {
     }
 }
 
-const fn retry(errno: Errno) -> bool {
-    !matches!(
-        errno,
-        Errno::EPERM
-            | Errno::EACCES
-            | Errno::EINVAL
-            | Errno::EOPNOTSUPP
-            | Errno::EAFNOSUPPORT
-            | Errno::ERANGE
-            | Errno::EMSGSIZE
-    )
+/// How to get past what the kernel says of a change, where more is known than its words.
+fn remedy(change: &Change, errno: Errno) -> Option<String> {
+    let (Change::AddLink(_, link) | Change::SetLink(_, link)) = change else { return None };
+    let LinkKind::Vxlan(vxlan) = &link.kind else { return None };
+    match errno {
+        Errno::EADDRINUSE => Some(port_taken(vxlan.port)),
+        Errno::EEXIST => {
+            Some(format!("remove the other device with VNI {}, see `ip -d link show type vxlan`", vxlan.vni))
+        }
+        _ => None,
+    }
+}
+
+/// How to find out who has a UDP port.
+pub(crate) fn port_taken(port: u16) -> String {
+    format!("UDP port {port} is taken, `ss -lunp 'sport = :{port}'` shows by whom")
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use corax_core::facts::Facts;
 use corax_core::object::{Device, FWMARK, Link, LinkKind};
-use corax_core::prefix::Family;
+use corax_core::prefix::{Family, Prefix, is_host_address};
 use corax_core::problem::Problem;
 use socket2::{Domain, SockAddr, Type};
 
@@ -32,9 +32,14 @@ pub(crate) struct FactsQuery {
 
 /// Facts from the mirror, from `/proc/sys`, and of the ways that the kernel would take.
 pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query: &FactsQuery) -> Facts {
-    let mut facts = Facts { kernel_wireguard: probes.wireguard, ..Facts::default() };
-    facts.addresses = mirror.foreign_addresses().map(|(address, _)| address).collect();
-    let underlay = underlay_link(socket, mirror, query.underlay);
+    let defaults: Vec<Way> = ANYWHERE.iter().filter_map(|address| way(socket, *address)).collect();
+    let mut facts = Facts {
+        addresses: mirror.foreign_addresses().map(|held| held.address).collect(),
+        default_gateways: defaults.iter().filter_map(|way| way.gateway).collect(),
+        networks: networks(mirror),
+        ..Facts::default()
+    };
+    let underlay = underlay_link(mirror, query.underlay, &defaults);
     let mtu_of = |link: u32| mirror.links.get(&link).map(|interface| interface.mtu);
     if let Some(mtu) = underlay.and_then(mtu_of) {
         facts.underlay_mtu = mtu;
@@ -62,19 +67,24 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     facts
 }
 
-/// The link that holds the underlay address, or that the default route leads to.
-fn underlay_link(socket: &mut Socket, mirror: &Mirror, underlay: Option<IpAddr>) -> Option<u32> {
-    let holder = mirror.foreign_addresses().find(|(address, _)| Some(*address) == underlay);
-    if let Some((_, link)) = holder {
-        return Some(link);
-    }
-    // Addresses for documentation: nothing but a default route leads there (RFC 5737, RFC 3849).
-    let anywhere: [IpAddr; 2] =
-        [Ipv4Addr::new(192, 0, 2, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
+/// Addresses for documentation: nothing but a default route leads there (RFC 5737, RFC 3849).
+const ANYWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
+/// The link that holds the underlay address, or that the default route of its family leads to.
+fn underlay_link(mirror: &Mirror, underlay: Option<IpAddr>, defaults: &[Way]) -> Option<u32> {
+    let holder = mirror.foreign_addresses().find(|held| Some(held.address) == underlay);
     let family = underlay.map(Family::of);
-    let anywhere =
-        anywhere.into_iter().filter(|address| family.is_none_or(|family| family == Family::of(*address)));
-    anywhere.filter_map(|address| way(socket, address)?.link).next()
+    let mut defaults = defaults.iter().filter(|way| family.is_none_or(|family| family == way.family));
+    holder.map(|held| held.index).or_else(|| defaults.find_map(|way| way.link))
+}
+
+/// The networks that links of others are in, without link-local ones, which are nobody else's.
+fn networks(mirror: &Mirror) -> BTreeMap<Prefix, String> {
+    let name = |index| mirror.links.get(&index).map_or_else(String::new, |link| link.name.to_string());
+    let held = mirror.foreign_addresses().filter(|held| is_host_address(held.address));
+    let held = held.map(|held| (Prefix::new(held.address, held.length), name(held.index)));
+    held.filter(|(prefix, _)| !prefix.is_host()).collect()
 }
 
 /// The way of a tunnel's own packets; none where there is none.

@@ -1,7 +1,6 @@
 //! The mirror: what the kernel has of ours, and what of others Corax must know. Fed by dumps and events alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 
 use corax_core::object::{Device, NexthopId, Route, RouteKey, Rule, Scope, Via};
 use corax_core::observed::Observed;
@@ -331,10 +330,9 @@ impl Mirror {
         self.foreign_rules = foreign;
     }
 
-    /// Whether an address is on a link that is not ours.
-    pub(super) fn foreign_addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
-        let foreign = self.addresses.keys().filter(|held| self.device(held.index).is_none());
-        foreign.map(|held| (held.address, held.index))
+    /// Addresses on links that are not ours.
+    pub(super) fn foreign_addresses(&self) -> impl Iterator<Item = &Held> {
+        self.addresses.keys().filter(|held| self.device(held.index).is_none())
     }
 }
 

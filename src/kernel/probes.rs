@@ -10,11 +10,6 @@ use super::nexthop;
 use super::socket::Socket;
 use super::wire::{NLM_F_CREATE, NLM_F_EXCL};
 
-const NETLINK_GENERIC: u16 = 16;
-const GENL_ID_CTRL: u16 = 16;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-
 /// The oldest kernel that serves.
 const FLOOR: (u32, u32) = (5, 4);
 
@@ -27,8 +22,6 @@ pub(crate) struct Probes {
     pub(crate) vxlan: bool,
     /// Nexthop objects.
     pub(crate) nexthops: bool,
-    /// WireGuard devices.
-    pub(crate) wireguard: bool,
 }
 
 impl Probes {
@@ -55,16 +48,7 @@ impl Probes {
             Err(failure) if matches!(failure.errno, Errno::EOPNOTSUPP | Errno::EINVAL) => false,
             result => result.map(|()| true).map_err(read)?,
         };
-        let mut generic = Socket::open(NETLINK_GENERIC, false)?;
-        let wireguard = generic
-            .get(
-                GENL_ID_CTRL,
-                &[CTRL_CMD_GETFAMILY, 1, 0, 0],
-                |writer| writer.text(CTRL_ATTR_FAMILY_NAME, "wireguard"),
-                |_| Some(()),
-            )
-            .is_ok();
-        Ok(Self { release: release(), vxlan, nexthops, wireguard })
+        Ok(Self { release: release(), vxlan, nexthops })
     }
 
     /// Whether the kernel is below the floor.
@@ -117,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_old_kernel_and_one_without_vxlan_are_named_with_the_remedy() {
-        let good = Probes { release: (5, 4), vxlan: true, nexthops: true, wireguard: false };
+        let good = Probes { release: (5, 4), vxlan: true, nexthops: true };
         assert_eq!(good.problems(), []);
         assert!(!good.is_too_old());
         for bad in [Probes { release: (4, 19), ..good }, Probes { nexthops: false, ..good }] {

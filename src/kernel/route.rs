@@ -190,7 +190,10 @@ pub(super) fn put_key(writer: &mut Writer, key: &RouteKey) {
 
 /// The way that a packet with a mark takes.
 pub(super) struct Way {
+    pub(super) family: Family,
     pub(super) link: Option<u32>,
+    /// The router that it goes by, if it does.
+    pub(super) gateway: Option<IpAddr>,
     /// MTU of the route, or the one that was learned.
     pub(super) mtu: Option<u32>,
 }
@@ -207,11 +210,13 @@ pub(super) fn put_way(writer: &mut Writer, to: IpAddr, mark: u32) {
 
 pub(super) fn decode_way(message: &Message<'_>) -> Option<Way> {
     let mut fields = message.fields();
-    fields.array::<12>()?;
-    let mut way = Way { link: None, mtu: None };
+    let [family, ..] = fields.array::<12>()?;
+    let family = if family == AF_INET6 { Family::V6 } else { Family::V4 };
+    let mut way = Way { family, link: None, gateway: None, mtu: None };
     for attribute in fields.attributes() {
         match attribute.kind {
             RTA_OIF => way.link = attribute.u32(),
+            RTA_GATEWAY => way.gateway = attribute.address(),
             RTA_METRICS => {
                 way.mtu =
                     attribute.nest().find(|metric| metric.kind == RTAX_MTU).and_then(|metric| metric.u32());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::object::{Device, NexthopId};
+use crate::prefix::Prefix;
 use crate::problem::Problem;
 
 /// Facts of a node that the desired state depends on. What is not known has the value that harms least.
@@ -15,8 +16,10 @@ pub struct Facts {
     pub path_mtu: BTreeMap<IpAddr, u32>,
     /// Every address of the node that is not on a device of ours.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether the kernel has WireGuard.
-    pub kernel_wireguard: bool,
+    /// Next hops of its default routes.
+    pub default_gateways: BTreeSet<IpAddr>,
+    /// Networks on its links that are not ours, hosts alone left out, and the name of each one's link.
+    pub networks: BTreeMap<Prefix, String>,
     /// Nexthop ids in our range that somebody else uses.
     pub foreign_nexthops: BTreeSet<NexthopId>,
     /// Links that have a name of ours and are not ours, nor Raven's, with the reason.
@@ -31,7 +34,8 @@ impl Default for Facts {
             underlay_mtu: 1500,
             path_mtu: BTreeMap::new(),
             addresses: BTreeSet::new(),
-            kernel_wireguard: false,
+            default_gateways: BTreeSet::new(),
+            networks: BTreeMap::new(),
             foreign_nexthops: BTreeSet::new(),
             foreign_links: BTreeMap::new(),
             problems: Vec::new(),

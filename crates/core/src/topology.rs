@@ -1,11 +1,11 @@
 //! What the view means for one node: its role, its VTEPs, its tunnel peers, and by which path each prefix is reached.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use foldhash::{HashSet, HashSetExt as _};
 use serde::{Deserialize, Serialize};
 
+use crate::facts::Facts;
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -46,10 +46,25 @@ pub struct Local<'a> {
     pub mesh: bool,
     /// Gateways behind NATs try each other directly (`--nat-traversal`).
     pub nat_traversal: bool,
-    /// Addresses of its own links; a remote prefix may hold none of them.
-    pub addresses: &'a BTreeSet<IpAddr>,
+    /// What it says itself: a remote prefix may hold none of its addresses and default gateways.
+    pub facts: &'a Facts,
     /// Addresses of the API server; likewise.
     pub api_servers: &'a [IpAddr],
+}
+
+impl<'a> Local<'a> {
+    /// A node that was told nothing more.
+    #[must_use]
+    pub const fn new(node: &'a NodeName, facts: &'a Facts) -> Self {
+        Self {
+            node,
+            identity: Identity::NodeName,
+            mesh: false,
+            nat_traversal: false,
+            facts,
+            api_servers: &[],
+        }
+    }
 }
 
 /// Another member's end of the overlay.
@@ -288,6 +303,7 @@ impl Topology {
             });
         }
         self.remotes.sort_by_key(|(prefix, _)| *prefix);
+        self.problems.extend(shadowed(&self.remotes, local.facts));
         for peer in &mut self.peers {
             peer.allowed.sort();
         }
@@ -381,8 +397,10 @@ impl Protected {
         let endpoints = view.domains.values().flat_map(|domain| &domain.gateways);
         let endpoints = endpoints.filter_map(|gateway| Some((gateway.address?, "the tunnel endpoint")));
         let servers = local.api_servers.iter().map(|address| (*address, "the API server"));
-        let own = own.iter().chain(local.addresses).map(|address| (*address, "this node's address"));
-        let mut addresses: Vec<_> = own.chain(servers).chain(endpoints).collect();
+        let Facts { addresses, default_gateways, .. } = local.facts;
+        let own = own.iter().chain(addresses).map(|address| (*address, "this node's address"));
+        let routers = default_gateways.iter().map(|address| (*address, "this node's default gateway"));
+        let mut addresses: Vec<_> = own.chain(routers).chain(servers).chain(endpoints).collect();
         addresses.sort_unstable();
         Self(addresses)
     }
@@ -398,6 +416,26 @@ impl Protected {
             "use pod CIDRs apart from the networks of the nodes",
         ))
     }
+}
+
+/// The networks of a node's own links that steered prefixes, sorted, share addresses with. Some links have networks far
+/// wider than what lives there, so those prefixes are not refused.
+fn shadowed(remotes: &[(Prefix, Path)], facts: &Facts) -> impl Iterator<Item = Problem> {
+    facts.networks.iter().filter_map(|(network, link)| {
+        let from = remotes.partition_point(|(prefix, _)| prefix.last() < network.first());
+        let shared = remotes.get(from..)?.iter().take_while(|(prefix, _)| prefix.overlaps(network));
+        let (first, _) = remotes.get(from)?;
+        let more = match shared.count() {
+            0 => return None,
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let what = format!(
+            "shares addresses with {first}{more} of other domains, which {} steered: hosts there are not reached by this link",
+            if more.is_empty() { "is" } else { "are" }
+        );
+        Some(Problem::new(format!("network {network} of {link}"), what, "use pod CIDRs apart from the networks of the nodes"))
+    })
 }
 
 #[cfg(test)]

@@ -123,9 +123,8 @@ fn what_the_kernel_lacks_is_a_problem() {
     in_namespace(|| {
         let mut kernel = Kernel::open().unwrap();
         assert!(kernel.probes_mut().vxlan && kernel.probes_mut().nexthops);
-        *kernel.probes_mut() = Probes { release: (4, 19), vxlan: false, nexthops: true, wireguard: true };
+        *kernel.probes_mut() = Probes { release: (4, 19), vxlan: false, nexthops: true };
         let found = facts(&mut kernel);
-        assert!(found.kernel_wireguard);
         let objects = found.problems.iter().filter(|problem| problem.object == "kernel 4.19").count();
         assert_eq!(objects, 2, "{:?}", found.problems);
     });
@@ -145,7 +144,6 @@ fn a_link_with_our_name_is_ours_ravens_or_refused() {
             let results = kernel.apply(&[change], &mut nowhere);
             let error = results[0].clone().unwrap_err();
             assert!(error.to_string().contains("raven0 is somebody else's"), "{error}");
-            assert!(!error.retry);
         }
         let results = kernel.apply(&[put_overlay()], &mut nowhere);
         assert!(results[0].is_err());
@@ -204,9 +202,7 @@ fn objects_of_others_are_not_overwritten() {
         ];
         let results = kernel.apply(&changes, &mut nowhere);
         assert!(results[0].is_ok());
-        for result in results.iter().skip(1) {
-            assert!(!result.clone().unwrap_err().retry);
-        }
+        assert!(results.iter().skip(1).all(Result::is_err), "{results:?}");
         // A removal says our protocol and form; somebody else's stays.
         apply(&mut kernel, &[Change::DeleteRoute(RouteKey { prefix: prefix("10.97.0.0/16"), ..key })]);
         assert!(sh("ip route show table 9028").contains("10.97.0.0/16 dev v0"));
@@ -236,11 +232,9 @@ fn errors_name_the_line_the_reason_and_the_kernels_own_words() {
         );
         let error = results[3].clone().unwrap_err();
         assert!(error.to_string().ends_with("raven-wg1 is not there"), "{error}");
-        assert!(error.retry);
         sh("ip link set raven0 down");
         let results = kernel.apply(&changes[..1], &mut nowhere);
         let error = results[0].clone().unwrap_err();
-        assert!(error.retry, "{error}");
         assert!(error.to_string().contains("the device is down"), "{error}");
         let foreign =
             kernel.apply(&[Change::DeletePeer(Device::WireGuard(0), PublicKey([1; 32]))], &mut nowhere);
@@ -281,5 +275,37 @@ fn facts_tell_addresses_and_the_mtu_of_the_way() {
         sh("ip route change 203.0.113.0/24 via 192.0.2.1 mtu 1200");
         assert!(kernel.drain().facts);
         assert_eq!(kernel.facts(&query).path_mtu[&address("203.0.113.5")], 1200);
+    });
+}
+
+#[test]
+fn another_vxlan_device_with_our_vni_or_our_port_taken_is_named_with_the_remedy() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        sh("ip link add other type vxlan id 200 dstport 4472");
+        let error = kernel.apply(&[put_overlay()], &mut nowhere).remove(0).unwrap_err().to_string();
+        assert!(error.contains("VNI 200, see `ip -d link show type vxlan`"), "{error}");
+        sh("ip link del other");
+        let taken = std::net::UdpSocket::bind("0.0.0.0:4472").unwrap();
+        let error = kernel.apply(&[put_overlay()], &mut nowhere).remove(0).unwrap_err().to_string();
+        assert!(error.contains("UDP port 4472 is taken, `ss -lunp"), "{error}");
+        drop(taken);
+        apply(&mut kernel, &[Change::SetLink(Device::Overlay, overlay(mac(1)))]);
+    });
+}
+
+#[test]
+fn networks_and_default_gateways_of_the_node_are_facts() {
+    in_namespace(|| {
+        sh("ip link add v0 type veth peer name v1; ip link set v0 up; ip link set v1 up
+            ip addr add 192.168.7.5/24 dev v0; ip addr add 192.168.9.9/32 dev v0; ip addr add fd07::5/64 dev v0 nodad");
+        let mut kernel = Kernel::open().unwrap();
+        let found = facts(&mut kernel);
+        assert!(found.default_gateways.is_empty(), "{found:?}");
+        let held: Vec<_> = found.networks.iter().map(|(network, link)| format!("{network} {link}")).collect();
+        assert_eq!(held, ["192.168.7.0/24 v0", "fd07::/64 v0"]);
+        sh("ip route add default via 192.168.7.1; ip -6 route add default via fd07::1");
+        let gateways = facts(&mut kernel).default_gateways;
+        assert_eq!(gateways, [address("192.168.7.1"), address("fd07::1")].into());
     });
 }

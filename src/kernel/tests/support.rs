@@ -66,7 +66,7 @@ pub(super) fn json(line: &str) -> Vec<serde_json::Value> {
 
 /// No change of these is anybody else's.
 pub(super) fn nowhere(change: &Change) -> Result<(), ApplyError> {
-    Err(ApplyError::new(change, "not for the kernel shell", false))
+    Err(ApplyError::new(change, "not for the kernel shell"))
 }
 
 /// Applies changes, all of which must succeed.

@@ -21,15 +21,8 @@ fn desired_with(node: &str, settings: Settings, mesh: bool) -> Desired {
 
 fn topology(node: &str, settings: &Settings, mesh: bool) -> Topology {
     let view = View::build(&demo(), settings, None);
-    let (node, addresses) = (node.parse().unwrap(), BTreeSet::new());
-    let local = Local {
-        node: &node,
-        identity: settings.identity,
-        mesh,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let (node, facts) = (node.parse().unwrap(), Facts::default());
+    let local = Local { identity: settings.identity, mesh, ..Local::new(&node, &facts) };
     Topology::of(&view, &local)
 }
 
@@ -112,15 +105,8 @@ fn a_member_has_one_nexthop_a_family_for_all_other_domains_whoever_the_gateway_i
         View::build(&gateways, &Settings::default(), None)
     };
     let of = |gateway: &str| {
-        let (node, addresses) = ("c2".parse().unwrap(), BTreeSet::new());
-        let local = Local {
-            node: &node,
-            identity: Identity::NodeName,
-            mesh: false,
-            nat_traversal: false,
-            addresses: &addresses,
-            api_servers: &[],
-        };
+        let (node, facts) = ("c2".parse().unwrap(), Facts::default());
+        let local = Local::new(&node, &facts);
         Desired::of(&Topology::of(&view(gateway), &local), &Facts::default(), &options())
     };
     let (before, after) = (of("c1"), of("c3"));
@@ -171,15 +157,8 @@ fn ravens_vectors_hold_with_its_identity() {
     let settings = Settings { identity: Identity::NodeIp, ..Settings::default() };
     let view = View::build(&gateways, &settings, None);
     let of = |name: &str| {
-        let (node, addresses) = (name.parse().unwrap(), BTreeSet::new());
-        let local = Local {
-            node: &node,
-            identity: Identity::NodeIp,
-            mesh: false,
-            nat_traversal: false,
-            addresses: &addresses,
-            api_servers: &[],
-        };
+        let (node, facts) = (name.parse().unwrap(), Facts::default());
+        let local = Local { identity: Identity::NodeIp, ..Local::new(&node, &facts) };
         Desired::of(&Topology::of(&view, &local), &Facts::default(), &options())
     };
     let (gateway, member) = (of("gw"), of("member"));

@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -12,19 +10,11 @@ use crate::object::{NexthopId, Route, RouteKey, Rule, TWIN_METRIC, Table};
 use crate::sample::{demo, key, large};
 use crate::topology::{Local, Topology};
 use crate::view::{Settings, View};
-use crate::vtep::Identity;
 
 fn desire(gateways: &[Gateway], node: &str, mesh: bool) -> Desired {
     let view = View::build(gateways, &Settings::default(), None);
-    let (node, addresses) = (node.parse().unwrap(), BTreeSet::new());
-    let local = Local {
-        node: &node,
-        identity: Identity::NodeName,
-        mesh,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let (node, facts) = (node.parse().unwrap(), Facts::default());
+    let local = Local { mesh, ..Local::new(&node, &facts) };
     let options =
         Options { userspace: true, listen: None, key: key("me"), preshared: PresharedKey::of_secret("x") };
     Desired::of(&Topology::of(&view, &local), &Facts::default(), &options)

@@ -4,21 +4,13 @@ use crate::sample::{demo, domain, key};
 use crate::view::Settings;
 
 fn of(gateways: &[Gateway], node: &str) -> Topology {
-    with(gateways, node, |_| {})
+    with(gateways, node, &Facts::default(), |_| {})
 }
 
-fn with(gateways: &[Gateway], node: &str, change: impl FnOnce(&mut Local<'_>)) -> Topology {
+fn with(gateways: &[Gateway], node: &str, facts: &Facts, change: impl FnOnce(&mut Local<'_>)) -> Topology {
     let view = View::build(gateways, &Settings::default(), None);
     let node = node.parse().unwrap();
-    let addresses = BTreeSet::new();
-    let mut local = Local {
-        node: &node,
-        identity: Identity::NodeName,
-        mesh: false,
-        nat_traversal: false,
-        addresses: &addresses,
-        api_servers: &[],
-    };
+    let mut local = Local::new(&node, facts);
     change(&mut local);
     Topology::of(&view, &local)
 }
@@ -48,7 +40,7 @@ fn a_member_sends_by_its_gateway_and_a_gateway_by_its_tunnel() {
 
 #[test]
 fn in_mesh_a_member_speaks_to_all() {
-    let member = with(&demo(), "c2", |local| local.mesh = true);
+    let member = with(&demo(), "c2", &Facts::default(), |local| local.mesh = true);
     assert_eq!(names(&member.vteps), ["c1", "c3"]);
 }
 
@@ -90,7 +82,7 @@ fn gateways_behind_nats_that_can_talk_directly_do_if_asked() {
             .mapped("b1", "Symmetric NAT", "198.51.100.2", 40002)
             .into(),
     ];
-    let direct = with(&gateways, "a1", |local| local.nat_traversal = true);
+    let direct = with(&gateways, "a1", &Facts::default(), |local| local.nat_traversal = true);
     assert_eq!(direct.peers[0].endpoint, Some("198.51.100.2:40002".parse().unwrap()));
     let refused = of(&gateways, "a1");
     assert_eq!(refused.peers, []);
@@ -117,17 +109,26 @@ fn a_prefix_that_would_cut_the_node_off_is_refused_and_the_rest_goes_on() {
     let mut gateways = demo();
     gateways.push(
         domain("greedy")
-            .node("g1", "10.5.0.1", &["10.0.0.0/24", "203.0.113.0/24", "172.30.0.0/16", "10.55.0.0/24"])
+            .node(
+                "g1",
+                "10.5.0.1",
+                &["10.0.0.0/24", "203.0.113.0/24", "172.30.0.0/16", "172.29.0.0/24", "10.55.0.0/24"],
+            )
             .public("g1", "198.51.100.9")
             .into(),
     );
-    let own = BTreeSet::from([IpAddr::from([172, 30, 1, 1])]);
-    let topology = with(&gateways, "c2", |local| local.addresses = Box::leak(Box::new(own)));
+    let facts = Facts {
+        addresses: [IpAddr::from([172, 30, 1, 1])].into(),
+        default_gateways: [IpAddr::from([172, 29, 0, 1])].into(),
+        ..Facts::default()
+    };
+    let topology = with(&gateways, "c2", &facts, |_| {});
     assert_eq!(remote(&topology, "10.55.0.0/24"), Some(Path::Overlay));
     for (prefix, what) in [
         ("10.0.0.0/24", "a member"),
         ("203.0.113.0/24", "tunnel endpoint"),
         ("172.30.0.0/16", "this node's address"),
+        ("172.29.0.0/24", "this node's default gateway"),
     ] {
         assert_eq!(remote(&topology, prefix), None);
         let told = topology
@@ -150,4 +151,35 @@ fn a_node_of_no_gateway_is_told_so() {
     let topology = of(&demo(), "stranger");
     assert_eq!(topology.role, Role::Outside);
     assert!(topology.problems[0].to_string().contains("node stranger: is a member of no Gateway"));
+}
+
+#[test]
+fn a_network_of_a_link_that_steered_prefixes_share_is_told_once() {
+    let networks = |list: &[&str]| Facts {
+        networks: list.iter().map(|network| (network.parse().unwrap(), "eth0".to_owned())).collect(),
+        ..Facts::default()
+    };
+    let told = |facts: &Facts| {
+        let topology = with(&demo(), "c2", facts, |_| {});
+        assert_eq!(remote(&topology, "10.10.21.0/24"), Some(Path::Overlay));
+        topology
+            .problems
+            .into_iter()
+            .map(|problem| format!("{}: {}", problem.object, problem.what))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&networks(&["10.0.0.0/24", "10.10.2.0/24", "192.168.7.0/24", "fd01::/64"])),
+        [""; 0],
+        "its own, and others"
+    );
+    let one = told(&networks(&["10.10.21.128/25"]));
+    assert_eq!(one.len(), 1);
+    assert!(
+        one[0].starts_with("network 10.10.21.128/25 of eth0: shares addresses with 10.10.21.0/24 of"),
+        "{one:?}"
+    );
+    let all = told(&networks(&["10.0.0.0/8"]));
+    assert_eq!(all.len(), 1);
+    assert!(all[0].contains("10.10.11.0/24 and 2 more of other domains"), "{all:?}");
 }
