@@ -1,4 +1,4 @@
-//! What kube-proxy programs, in both of its forms.
+//! What kube-proxy programs, in both of its forms, as recorded from it (fixtures/kube-proxy).
 
 use std::net::IpAddr;
 
@@ -22,8 +22,8 @@ pub enum Mode {
 /// Programs a Service with one endpoint on a node.
 pub fn proxy(mode: Mode, node: &Node, endpoint: IpAddr) {
     let rules = match mode {
-        Mode::Iptables => include_str!("fixtures/kube-proxy.iptables"),
-        Mode::Nftables => include_str!("fixtures/kube-proxy.nft"),
+        Mode::Iptables => include_str!("fixtures/kube-proxy/iptables.rules"),
+        Mode::Nftables => include_str!("fixtures/kube-proxy/nftables.rules"),
     };
     let rules = rules
         .replace("@SERVICE@", SERVICE)

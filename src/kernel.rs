@@ -24,6 +24,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use corax_core::change::Change;
 use corax_core::facts::Facts;
@@ -80,6 +81,8 @@ pub(crate) struct Kernel {
     /// Everything is to be read anew.
     lost: bool,
     errors: Vec<Error>,
+    /// When the kernel took the last change.
+    written: Instant,
 }
 
 /// Who carries out what is not the kernel shell's: WireGuard's settings, and devices of user-space tunnels.
@@ -111,6 +114,7 @@ impl Kernel {
             overrun: false,
             lost: false,
             errors: Vec::new(),
+            written: Instant::now(),
         };
         kernel.resync()?;
         Ok(kernel)
@@ -152,6 +156,11 @@ impl Kernel {
             overrun: std::mem::take(&mut self.overrun),
             errors: std::mem::take(&mut self.errors),
         }
+    }
+
+    /// When the kernel took the last change; reading what it has comes after.
+    pub(crate) const fn written(&self) -> Instant {
+        self.written
     }
 
     /// Whether something that [`Facts`] depend on was heard and has not been told by [`drain`](Self::drain) yet.
@@ -209,6 +218,7 @@ impl Kernel {
             results: changes.iter().map(|_| Ok(())).collect(),
             batch: Batch::default(),
             made: BTreeSet::new(),
+            table: None,
         };
         self.settle();
         let mut number = 0;
@@ -219,8 +229,10 @@ impl Kernel {
                     Kind::Message => self.queue(&mut run, number, change),
                     Kind::Link => self.link(&mut run, number, change),
                     Kind::Alone => {
+                        self.finish_table(&mut run);
                         let result = self.alone(change, elsewhere);
                         run.set(number, result);
+                        run.table = matches!(change, Change::ReplaceTable(..)).then_some(number);
                     }
                     Kind::Elsewhere => {
                         let result = elsewhere(change);
@@ -234,12 +246,26 @@ impl Kernel {
                 number += 1;
             }
             self.send(&mut run);
+            self.written = Instant::now();
             if deaf {
+                self.finish_table(&mut run);
                 self.listen_again();
             }
         }
+        self.finish_table(&mut run);
         self.settle();
         run.results
+    }
+
+    /// Ends what was begun with a table.
+    fn finish_table(&mut self, run: &mut Run<'_>) {
+        let Some(number) = run.table.take() else { return };
+        let finished = self.nft.finish();
+        self.written = Instant::now();
+        if let (Some(change), Err(refused)) = (run.changes.get(number), finished) {
+            run.set(number, Err(refuse(change, refused)));
+        }
+        self.settle_nft(Nft::drain);
     }
 
     /// Leaves the events unheard: after many messages, reading all anew costs less than hearing of each.
@@ -346,19 +372,13 @@ impl Kernel {
                 self.mirror.stale.sysctls = true;
                 return result.map_err(|failure| ApplyError::of(change, &failure));
             }
-            Change::ReplaceTable(ruleset, elements) => self.nft.replace(observed, ruleset, elements),
+            Change::ReplaceTable(ruleset, elements) => self.nft.replace(ruleset, elements),
             Change::ChangeElements { delete, add } => self.nft.change(observed, delete, add),
             Change::DeleteTable => self.nft.delete(observed),
             _ => return elsewhere(change),
         };
         self.mirror.changed |= result.is_ok();
-        result.map_err(|refused| match refused {
-            Refused::Kernel(failure) => ApplyError::of(change, &failure),
-            Refused::Other(error) => ApplyError {
-                text: Some(error.to_string()),
-                ..ApplyError::new(change, "the table could not be made")
-            },
-        })
+        result.map_err(|refused| refuse(change, refused))
     }
 
     /// Queues of the kernel to the mirror, until both are at rest.
@@ -451,6 +471,8 @@ struct Run<'a> {
     batch: Batch,
     /// Devices that somebody else made in this run.
     made: BTreeSet<Device>,
+    /// The change whose table is still being made.
+    table: Option<usize>,
 }
 
 impl Run<'_> {
@@ -458,6 +480,16 @@ impl Run<'_> {
         if let Some(place) = self.results.get_mut(number) {
             *place = result;
         }
+    }
+}
+
+fn refuse(change: &Change, refused: Refused) -> ApplyError {
+    match refused {
+        Refused::Kernel(failure) => ApplyError::of(change, &failure),
+        Refused::Other(error) => ApplyError {
+            text: Some(error.to_string()),
+            ..ApplyError::new(change, "the table could not be made")
+        },
     }
 }
 

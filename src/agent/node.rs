@@ -175,6 +175,8 @@ impl Node {
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
         let Converged { mut done, mut last, mut unsure } = Converged::default();
         let mut settled = false;
+        let mut resynced = false;
+        let mut just_done = 0;
         for _ in 0..ROUNDS {
             self.read_tunnels();
             self.kernel.take_in();
@@ -184,8 +186,18 @@ impl Node {
                 settled = true;
                 break;
             }
+            let done_before = done.iter().rev().take(just_done).rev().map(|step| &step.change);
+            if !resynced && done_before.eq(&changes) {
+                // A dump may miss what the kernel is moving meanwhile, and what is so already makes no event.
+                resynced = true;
+                if let Err(error) = self.kernel.resync() {
+                    warn!(%error, "reading the kernel's state failed");
+                }
+                continue;
+            }
             let round = self.apply(changes);
-            last = Some(Instant::now());
+            just_done = round.len();
+            last = Some(self.kernel.written());
             let stuck = round.iter().all(|step| step.error.is_some());
             // What failed before and went well now is no failure.
             done.retain(|step| step.error.is_none());

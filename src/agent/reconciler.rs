@@ -30,6 +30,9 @@ const TUNNELS: Duration = Duration::from_secs(5);
 /// After a turn that changed something, how long the next gathers what comes on its heels.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long the kernel's events wait after a turn that did not get there: somebody else may be undoing what we do.
+const CALM: Duration = Duration::from_secs(1);
+
 /// Bounds of the time until what failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -56,6 +59,7 @@ struct Times {
     resync: Instant,
     tunnels: Instant,
     gather: Instant,
+    calm: Instant,
     retry: Option<Instant>,
     backoff: Duration,
 }
@@ -84,6 +88,7 @@ impl Reconciler {
             resync: now + RESYNC,
             tunnels: now + TUNNELS,
             gather: now,
+            calm: now,
             retry: None,
             backoff: RETRY.0,
         };
@@ -154,9 +159,15 @@ impl Reconciler {
         }
         let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let calm =
+            self.times.calm.checked_duration_since(now).and_then(|rest| PollTimeout::try_from(rest).ok());
         // What was heard while changes were made is not heard again.
-        let timeout = if self.node.kernel().has_news() { PollTimeout::ZERO } else { timeout };
-        let kernel = self.node.fds();
+        let timeout = match calm {
+            Some(rest) => rest.min(timeout),
+            None if self.node.kernel().has_news() => PollTimeout::ZERO,
+            None => timeout,
+        };
+        let kernel = if calm.is_some() { Vec::new() } else { self.node.fds() };
         let mut fds: Vec<PollFd<'_>> =
             kernel.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
         fds.push(PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN));
@@ -183,10 +194,12 @@ impl Reconciler {
             return;
         };
         let begun = Instant::now();
+        // Kept until the kernel is done with: freeing ten thousand members takes its time.
+        let mut _before = None;
         if new_facts {
             let facts = self.node.facts(&view);
             if new_view || facts != self.decision.facts {
-                self.decide(&view, facts);
+                _before = Some(self.decide(&view, facts));
             }
         }
         let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
@@ -199,10 +212,14 @@ impl Reconciler {
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
             info!(changes = done.len(), first = Report::line(&first.change), "repaired");
         }
+        let unsettled = !unsure.is_empty();
         self.record(done, unsure);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
             self.times.gather = Instant::now() + GATHER;
+        }
+        if unsettled {
+            self.times.calm = Instant::now() + CALM;
         }
         if self.report.view.failed.is_empty() {
             self.times.retry = None;
@@ -214,11 +231,12 @@ impl Reconciler {
         self.publish();
     }
 
-    fn decide(&mut self, view: &corax_core::view::View, facts: Facts) {
-        let before = std::mem::take(&mut self.decision.topology);
-        self.decision = self.node.decide(view, facts);
+    /// Decides anew; gives back what was decided before.
+    fn decide(&mut self, view: &corax_core::view::View, facts: Facts) -> Decision {
+        let decision = self.node.decide(view, facts);
+        let before = std::mem::replace(&mut self.decision, decision);
         let topology = &self.decision.topology;
-        if (topology.role, &topology.gateway) != (before.role, &before.gateway) {
+        if (topology.role, &topology.gateway) != (before.topology.role, &before.topology.gateway) {
             info!(
                 role = ?topology.role,
                 domain = topology.domain.as_ref().map_or("", |name| name.as_str()),
@@ -226,6 +244,7 @@ impl Reconciler {
                 "this node's role"
             );
         }
+        before
     }
 
     /// Says in the log what came and what went of the node's own problems. The source tells of its own.

@@ -9,7 +9,8 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
 use corax_core::nft::{CHECKSUM_SET, Ruleset};
 use corax_core::object::{Set, SetRole};
@@ -45,11 +46,22 @@ pub(super) struct Nft {
     stale: bool,
     /// Read the elements of these sets anew.
     stale_sets: BTreeSet<Set>,
-    /// Who sent changes of the table, other than of elements, since this was last cleared.
-    writers: BTreeSet<u32>,
+    /// The table that is being made.
+    making: Option<Making>,
+    /// The listing of a table that has just been made.
+    made: Option<String>,
     /// Changes of elements that have not been put together yet.
     added: BTreeMap<Set, Vec<Raw>>,
     deleted: BTreeMap<Set, Vec<Raw>>,
+}
+
+/// A table that is there, with what is still to be done for it.
+struct Making {
+    fingerprint: u64,
+    /// The kernel's count of transactions once all is done, if nobody else makes one.
+    generation: u32,
+    /// Fills in the members, and gives the listing.
+    worker: JoinHandle<Result<Option<String>, Refused>>,
 }
 
 /// Why the table could not be changed.
@@ -91,7 +103,8 @@ impl Nft {
             odd: BTreeSet::new(),
             stale: true,
             stale_sets: BTreeSet::new(),
-            writers: BTreeSet::new(),
+            making: None,
+            made: None,
             added: BTreeMap::new(),
             deleted: BTreeMap::new(),
         })
@@ -124,8 +137,9 @@ impl Nft {
 
     fn settle(&mut self, observed: &mut Observed) -> Result<bool, Error> {
         let mut changed = false;
-        if self.stale {
-            changed |= self.read_table(observed)?;
+        let made = self.made.take();
+        if self.stale || made.is_some() {
+            changed |= self.read_table(observed, made.filter(|_| !self.stale))?;
             self.stale = false;
         } else {
             changed |= self.put_together(observed);
@@ -158,10 +172,7 @@ impl Nft {
                     for message in Messages(bytes) {
                         match wire::decode_event(&message) {
                             Event::Foreign => {}
-                            Event::Table => {
-                                self.writers.insert(message.port);
-                                self.stale = true;
-                            }
+                            Event::Table => self.stale = true,
                             Event::Elements(name, event) => match Set::from_name(name) {
                                 Some(set) => {
                                     let (queue, elements) = match event {
@@ -209,7 +220,8 @@ impl Nft {
         changed
     }
 
-    fn read_table(&mut self, observed: &mut Observed) -> Result<bool, Error> {
+    /// Reads all of the table, but for its listing where that is known.
+    fn read_table(&mut self, observed: &mut Observed, made: Option<String>) -> Result<bool, Error> {
         self.forget_events();
         let checksum = if wire::table_exists(&mut self.requests).map_err(read)? {
             self.read_checksum().map_err(read)?
@@ -220,7 +232,10 @@ impl Nft {
             observed.elements.clear();
             return Ok(changed);
         };
-        let listing = self.listing()?;
+        let listing = match made {
+            None => listing(&self.program)?,
+            listing => listing,
+        };
         self.table = known_by(checksum, listing.as_deref());
         self.read_sets(observed)
     }
@@ -237,7 +252,6 @@ impl Nft {
         self.stale_sets.clear();
         self.added.clear();
         self.deleted.clear();
-        self.writers.clear();
     }
 
     /// The value in the checksum set, if it is one.
@@ -285,22 +299,9 @@ impl Nft {
         Ok(changed)
     }
 
-    /// What nft prints of the table, without elements and counters; none where there is no table.
-    fn listing(&self) -> Result<Option<String>, Error> {
-        let arguments = ["-s", "-t", "list", "table", "inet", corax_core::object::ALIAS];
-        match program::run(&self.program, &arguments, "", "list table") {
-            Err(Error::Nft { text, .. }) if text.starts_with("Error: No such file") => Ok(None),
-            result => result.map(Some),
-        }
-    }
-
-    /// Makes the table anew.
-    pub(super) fn replace(
-        &mut self,
-        observed: &mut Observed,
-        ruleset: &Ruleset,
-        elements: &[(Set, Prefix)],
-    ) -> Result<(), Refused> {
+    /// Makes the table anew. It holds from then on, but for the members of a large one, and is known as ours after
+    /// [`finish`](Self::finish): meanwhile other things may be done.
+    pub(super) fn replace(&mut self, ruleset: &Ruleset, elements: &[(Set, Prefix)]) -> Result<(), Refused> {
         // nft takes its time over ten thousand elements. Where there was no table, nobody depends yet on who may send to the
         // VXLAN port, and that set is filled after it.
         let fill = elements.len() >= MANY && self.table == NftTable::Absent;
@@ -308,26 +309,40 @@ impl Nft {
             elements.iter().partition(|(set, _)| fill && set.role == SetRole::Members);
         let mut text = String::new();
         ruleset.write(&mut text, &with).expect("writing to a string cannot fail");
-        self.take_events()?;
-        self.writers.clear();
         self.stale = true;
+        // The kernel makes an event of each element.
+        self.events.leave(&[NFNLGRP_NFTABLES])?;
+        let generation = wire::generation(&mut self.requests)?;
         program::run(&self.program, &["-f", "-"], &text, "-f -")?;
-        drop(text);
-        let listing = self.listing()?;
-        self.take_events()?;
-        let alone = self.send_unheard(&later)?;
-        // Whoever else wrote meanwhile is in the listing: then it is not sealed, and made once more.
-        if let (Some(listing), true) = (&listing, alone && self.writers.len() <= 1) {
-            let checksum = u128::from(ruleset.fingerprint()) << 64 | u128::from(digest(listing));
+        let generation = generation.wrapping_add(1 + u32::from(!later.is_empty()));
+        let program = self.program.clone();
+        let worker = std::thread::spawn(move || {
+            if !later.is_empty() {
+                send_elements(&mut Socket::open(NETLINK_NETFILTER, false)?, &[], &later)?;
+            }
+            Ok(listing(&program)?)
+        });
+        self.making = Some(Making { fingerprint: ruleset.fingerprint(), generation, worker });
+        Ok(())
+    }
+
+    /// Waits for what is still being done for a table, and puts the seal on it. The next [`drain`](Self::drain) reads it.
+    pub(super) fn finish(&mut self) -> Result<(), Refused> {
+        let made =
+            self.making.take().map(|making| (making.worker.join(), making.fingerprint, making.generation));
+        self.events.join(&[NFNLGRP_NFTABLES])?;
+        let Some((listing, fingerprint, generation)) = made else { return Ok(()) };
+        let panicked = |_| Error::Nft { what: "list table", text: "its thread panicked".to_owned() };
+        // What somebody else wrote meanwhile is in the listing, or unheard: then it is not sealed, and made once more.
+        if let (Some(listing), true) =
+            (listing.map_err(panicked)??, wire::generation(&mut self.requests)? == generation)
+        {
+            let checksum = u128::from(fingerprint) << 64 | u128::from(digest(&listing));
             let element = Prefix::host(IpAddr::from(Ipv6Addr::from(checksum)));
             self.send(|batch| batch.add(CHECKSUM_SET, false, &[element]))?;
+            self.made = Some(listing);
+            self.stale = false;
         }
-        self.forget_events();
-        let checksum = self.read_checksum()?;
-        self.table = known_by(checksum, listing.as_deref());
-        self.read_sets(observed)?;
-        self.stale = false;
-        self.drain(observed)?;
         Ok(())
     }
 
@@ -338,7 +353,7 @@ impl Nft {
         delete: &[(Set, Prefix)],
         add: &[(Set, Prefix)],
     ) -> Result<(), Refused> {
-        let result = self.send_elements(delete, add);
+        let result = send_elements(&mut self.requests, delete, add);
         match result {
             Err(failure) if matches!(failure.errno, Errno::ENOENT | Errno::EEXIST) => {
                 // The mirror was behind: leave out what is so already.
@@ -348,46 +363,12 @@ impl Nft {
                 let there = |element: &&(Set, Prefix)| observed.elements.contains_key(*element);
                 let delete: Vec<_> = delete.iter().filter(there).copied().collect();
                 let add: Vec<_> = add.iter().filter(|element| !there(element)).copied().collect();
-                self.send_elements(&delete, &add)?;
+                send_elements(&mut self.requests, &delete, &add)?;
             }
             result => result?,
         }
         self.drain(observed)?;
         Ok(())
-    }
-
-    /// Adds elements with the events unheard, of which the kernel makes one for each: who calls reads the sets afterwards.
-    /// False where somebody else committed meanwhile, perhaps to our table.
-    fn send_unheard(&mut self, add: &[(Set, Prefix)]) -> Result<bool, Refused> {
-        if add.is_empty() {
-            return Ok(true);
-        }
-        let before = wire::generation(&mut self.requests)?;
-        self.events.leave(&[NFNLGRP_NFTABLES])?;
-        let sent = self.send_elements(&[], add);
-        self.events.join(&[NFNLGRP_NFTABLES])?;
-        sent?;
-        Ok(wire::generation(&mut self.requests)?.wrapping_sub(before) == 1)
-    }
-
-    fn send_elements(&mut self, delete: &[(Set, Prefix)], add: &[(Set, Prefix)]) -> Result<(), Failure> {
-        if delete.is_empty() && add.is_empty() {
-            return Ok(());
-        }
-        self.send(|batch| {
-            for (elements, deleted) in [(delete, true), (add, false)] {
-                for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
-                    let Some((set, _)) = group.first() else { continue };
-                    let prefixes: Vec<Prefix> = group.iter().map(|(_, prefix)| *prefix).collect();
-                    let name = set.to_string();
-                    if deleted {
-                        batch.delete(&name, set.is_interval(), &prefixes);
-                    } else {
-                        batch.add(&name, set.is_interval(), &prefixes);
-                    }
-                }
-            }
-        })
     }
 
     /// Removes the table.
@@ -411,6 +392,40 @@ impl Nft {
             result => result.map_err(|failure| Error::Read { what: "nftables counters", failure }),
         }
     }
+}
+
+/// What nft prints of the table, without elements and counters; none where there is no table.
+fn listing(program: &Path) -> Result<Option<String>, Error> {
+    let arguments = ["-s", "-t", "list", "table", "inet", corax_core::object::ALIAS];
+    match program::run(program, &arguments, "", "list table") {
+        Err(Error::Nft { text, .. }) if text.starts_with("Error: No such file") => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Takes elements away and adds others, in one transaction.
+fn send_elements(
+    socket: &mut Socket,
+    delete: &[(Set, Prefix)],
+    add: &[(Set, Prefix)],
+) -> Result<(), Failure> {
+    if delete.is_empty() && add.is_empty() {
+        return Ok(());
+    }
+    Batch::send(socket, |batch| {
+        for (elements, deleted) in [(delete, true), (add, false)] {
+            for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
+                let Some((set, _)) = group.first() else { continue };
+                let prefixes: Vec<Prefix> = group.iter().map(|(_, prefix)| *prefix).collect();
+                let name = set.to_string();
+                if deleted {
+                    batch.delete(&name, set.is_interval(), &prefixes);
+                } else {
+                    batch.add(&name, set.is_interval(), &prefixes);
+                }
+            }
+        }
+    })
 }
 
 fn elements_of(observed: &Observed, set: Set) -> impl Iterator<Item = &Prefix> {
