@@ -46,7 +46,7 @@ need_rust_target() {
     [[ -d $(rustc --print target-libdir --target "$1") ]] && return
     command -v rustup >/dev/null || die "missing: Rust's standard library for $1"
     step "fetching Rust's standard library for $1"
-    rustup target add "$1" >&2 || die "missing: rustup target add $1"
+    rustup target add "$1" || die "missing: rustup target add $1"
 }
 
 # need_go: a Go toolchain that reads today's modules (Debian 12's own is older), for other people's programs.

@@ -77,7 +77,8 @@ impl Draft {
         if book.damaged > 0 {
             return None;
         }
-        let mut rows = book.pins.iter().map(|(key, entry)| row(book, key, entry)).collect::<Option<Vec<_>>>()?;
+        let mut rows =
+            book.pins.iter().map(|(key, entry)| row(book, key, entry)).collect::<Option<Vec<_>>>()?;
         rows.sort_unstable_by_key(|row| row.hash);
         if rows.windows(2).any(|pair| matches!(pair, [a, b] if a.hash == b.hash)) {
             return None;
@@ -111,7 +112,8 @@ impl Draft {
             body.extend_from_slice(&u64::try_from(network.len()).ok()?.to_le_bytes());
             body.extend_from_slice(&(runs.len() as u64).to_le_bytes());
             body.extend_from_slice(network.as_bytes());
-            runs.iter().for_each(|&(first, last)| body.extend([first, last].into_iter().flat_map(address_bytes)));
+            runs.iter()
+                .for_each(|&(first, last)| body.extend([first, last].into_iter().flat_map(address_bytes)));
         }
         Some(Self { body, covered: book.torn.unwrap_or(book.length) as u64 })
     }
@@ -201,7 +203,8 @@ impl Contents {
             let (this, behind) = words.0.split_at_checked(name)?;
             let (bytes, behind) = behind.split_at_checked(runs.checked_mul(2 * ADDRESS)?)?;
             if this == network.as_str().as_bytes() {
-                let pair = |pair: &[u8]| Some((address(pair.get(..ADDRESS)?)?, address(pair.get(ADDRESS..)?)?));
+                let pair =
+                    |pair: &[u8]| Some((address(pair.get(..ADDRESS)?)?, address(pair.get(ADDRESS..)?)?));
                 return bytes.chunks_exact(2 * ADDRESS).map(pair).collect();
             }
             rest = behind;
@@ -217,7 +220,8 @@ fn row(book: &Book<'_>, key: &str, entry: &Entry<'_>) -> Option<Row> {
 
 /// FNV-1a, 64 bits: the same in every version of the plugin.
 fn hash(key: &str) -> u64 {
-    key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    key.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Runs of neighbours of sorted addresses; none where one comes twice.
@@ -267,7 +271,8 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 fn header(log: Stamp, covered: u64, sum: u32) -> [u8; HEADER] {
     let Stamp { inode, length, changed: (seconds, nanoseconds) } = log;
     let mut bytes = [0; HEADER];
-    let words = [MAGIC, inode, length, seconds.cast_unsigned(), nanoseconds.cast_unsigned(), covered, sum.into()];
+    let words =
+        [MAGIC, inode, length, seconds.cast_unsigned(), nanoseconds.cast_unsigned(), covered, sum.into()];
     let (said, check) = bytes.split_at_mut(HEADER - 8);
     said.chunks_exact_mut(8).zip(words).for_each(|(at, word)| at.copy_from_slice(&word.to_le_bytes()));
     check.copy_from_slice(&u64::from(crc32c::crc32c(said)).to_le_bytes());

@@ -69,7 +69,8 @@ impl Excerpt {
         let mut tail = vec![0; usize::try_from(behind).ok()?];
         log.read_exact_at(&mut tail, contents.covered).ok()?;
         let rest = Rest { taken: contents.taken(network)?, late: BTreeSet::new(), released_from: 0 };
-        let mut excerpt = Self { log: Vec::new(), ends: Vec::new(), highest: contents.highest, length: 0, rest };
+        let mut excerpt =
+            Self { log: Vec::new(), ends: Vec::new(), highest: contents.highest, length: 0, rest };
         excerpt.length = usize::try_from(length).ok()?;
         let of_network = |key: &str| key.strip_prefix(network.as_str()).is_some_and(|k| k.starts_with(' '));
 

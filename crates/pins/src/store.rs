@@ -1,6 +1,7 @@
 //! The shell around the decisions: one transaction is lock, read, decide, write.
 
 mod outside;
+mod recover;
 mod spool;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,8 +39,8 @@ pub const PINS: &str = "pins";
 pub const HOLDS: &str = "holds";
 const LOCK: &str = "lock";
 
-/// Which records are worth writing the holds anew: more than this and four times what still counts.
-const HOLDS_SMALL: usize = 256;
+/// More records than this, and twice what still counts, are worth writing the holds anew: every call reads them.
+const HOLDS_SMALL: usize = 32;
 /// A log over this length in bytes has a table of contents.
 const LARGE: u64 = 16 << 10;
 /// How many of the pins released longest ago are looked at before the whole log is.
@@ -55,6 +56,7 @@ pub struct Store {
     boot: String,
     deadline: Duration,
     contents_from: u64,
+    runtime: Option<recover::Runtime>,
 }
 
 impl Store {
@@ -62,7 +64,21 @@ impl Store {
     /// count for nothing. `deadline` is how long a transaction waits for the lock.
     pub fn new(state: &Path, run: &Path, boot: &str, deadline: Duration) -> Self {
         let boot = crate::record::escape(boot.trim());
-        Self { state: state.to_owned(), run: run.to_owned(), boot, deadline, contents_from: LARGE }
+        Self {
+            state: state.to_owned(),
+            run: run.to_owned(),
+            boot,
+            deadline,
+            contents_from: LARGE,
+            runtime: None,
+        }
+    }
+
+    /// The same, which learns from the runtime's CNI cache who runs where the holds of this boot are lost: on the networks that
+    /// have pins, and on `network`, whose addresses we give out or see.
+    #[must_use]
+    pub fn with_runtime(self, cache: &Path, network: Option<(Network, Part)>) -> Self {
+        Self { runtime: Some(recover::Runtime { cache: cache.to_owned(), network }), ..self }
     }
 
     /// The same with a table of contents for logs over `length` bytes: tests have small ones.
@@ -109,7 +125,9 @@ impl Store {
             let path = log.path.display();
             notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
         }
-        let mut transaction = Transaction { store: self, _lock: lock, log, held, holds, contents: None, now, notes };
+        let mut transaction =
+            Transaction { store: self, _lock: lock, log, held, holds, contents: None, now, notes };
+        transaction.recover();
         transaction.absorb();
         Ok(transaction)
     }
@@ -378,7 +396,8 @@ impl Transaction<'_> {
             return self.run(network, before, verb);
         }
         self.open_contents();
-        let keys: BTreeSet<_> = self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
+        let keys: BTreeSet<_> =
+            self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
         let pods = PodList::read(&self.store.state);
         let outside = Files::new(before, network);
         for oldest in [0, OLDEST] {
@@ -518,7 +537,7 @@ impl Transaction<'_> {
         for change in &changes {
             self.holds.change(change);
         }
-        let crowded = self.holds.frames > HOLDS_SMALL.max(4 * self.holds.all.len());
+        let crowded = self.holds.frames > HOLDS_SMALL.max(2 * self.holds.all.len());
         if self.holds.stale || self.holds.damaged > 0 || crowded {
             let bytes = self.holds.rewritten(&self.store.boot, self.now);
             self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
