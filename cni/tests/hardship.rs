@@ -249,7 +249,7 @@ fn a_run_directory_emptied_under_running_containers_is_told_and_costs_nobody_the
     node.sh("ip netns delete c1; rm -rf /run/corax");
 
     let first = start("d1", Some("d"));
-    assert!(first.errors.contains("is lost while containers run: 3 that live"), "{first:?}");
+    assert!(first.errors.contains("is missing while containers run: 3 that live"), "{first:?}");
     let others = [first.ips().remove(0), start("e1", Some("e")).ips().remove(0)];
     assert!(others.iter().all(|address| !homes.contains(address)), "{others:?} were held: {homes:?}");
     assert!(others.contains(&gone), "what nobody holds may be had");

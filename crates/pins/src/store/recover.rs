@@ -61,7 +61,7 @@ impl Transaction<'_> {
         if lost || back > 0 {
             let (holds, cache) = (self.held.path.display(), known.cache.display());
             self.notes.push(format!(
-                "{holds} is lost while containers run: {back} that live according to {cache} hold their addresses again"
+                "{holds} is missing while containers run: {back} that live according to {cache} hold their addresses again"
             ));
         }
     }
