@@ -25,8 +25,7 @@ impl MtuFile {
 
     /// Leaves the MTU of the overlay there, in bytes; no file where there is no overlay.
     pub(super) fn leave(&mut self, desired: &Desired) {
-        let overlay = desired.links.iter().find(|(device, _)| *device == Device::Overlay);
-        self.leave_number(overlay.map(|(_, link)| link.mtu));
+        self.leave_number(desired.links.get(&Device::Overlay).map(|link| link.mtu));
     }
 
     fn leave_number(&mut self, mtu: Option<u32>) {

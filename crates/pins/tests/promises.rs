@@ -328,8 +328,8 @@ fn with_a_table_of_contents_and_without_a_new_pod_gets_the_same_address() {
                 }
                 if list_at == Some(n) {
                     let seen = Snapshot::read(&node.store());
-                    let pods = [n, n - 1, n - 40].iter().map(|n| format!("default/pod-{n}").parse().unwrap());
-                    let list = PodList { log: seen.log, highest: seen.highest, pods: pods.collect() };
+                    let pods = [n, n - 1, n - 40].map(|n| format!("default/pod-{n}").parse().unwrap()).into();
+                    let list = PodList { log: seen.log, highest: seen.highest, pods };
                     list.write(&node.state(), 1).unwrap();
                 }
                 address
