@@ -45,6 +45,9 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         for change in left(&kernel) {
             print_line(change)?;
         }
+        if mtu_file().exists() {
+            print_line(format_args!("rm {}", mtu_file().display()))?;
+        }
         if args.state_too {
             for path in own_files(&args.state.state_dir)? {
                 print_line(format_args!("rm {}", path.display()))?;
@@ -80,9 +83,13 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn mtu_file() -> PathBuf {
+    Path::new(corax_cni::RUN).join(corax_cni::MTU)
+}
+
 /// Removes what the agent left for the CNI plugin: without an overlay pods' routes need no MTU.
 fn remove_mtu() -> anyhow::Result<()> {
-    let path = Path::new(corax_cni::RUN).join(corax_cni::MTU);
+    let path = mtu_file();
     match std::fs::remove_file(&path) {
         Ok(()) => print_line(format_args!("rm {}", path.display())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

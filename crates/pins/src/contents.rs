@@ -5,7 +5,7 @@
 //! is true, the log is read whole and the table made again. It says where to look: every record is checked where it is read.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -19,6 +19,8 @@ pub(crate) const FILE: &str = "contents";
 
 const MAGIC: u64 = u64::from_be_bytes(*b"contents");
 const HEADER: usize = 64;
+/// Header and four numbers.
+const ROWS: usize = HEADER + 32;
 const ROW: usize = 32;
 
 /// The state of a log file that a table is true of.
@@ -54,7 +56,7 @@ pub(crate) struct Contents {
     file: File,
     /// Of the log.
     inode: u64,
-    body: Vec<u8>,
+    bytes: Vec<u8>,
     sum: u32,
     /// Up to this offset of the log.
     pub(crate) covered: u64,
@@ -129,9 +131,9 @@ impl Draft {
 impl Contents {
     /// The table at a path, if it is true of a log.
     pub(crate) fn open(path: &Path, log: Stamp) -> Option<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
-        let mut bytes = vec![0; usize::try_from(file.metadata().ok()?.len()).ok()?];
-        file.read_exact_at(&mut bytes, 0).ok()?;
+        let mut file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
         let (head, body) = bytes.split_at_checked(HEADER)?;
         let mut words = Words(head);
         let covered = words.nth(5)?;
@@ -142,11 +144,10 @@ impl Contents {
         let mut words = Words(body);
         let (highest, heads) = (words.next()?, [words.next()?, words.next()?]);
         let rows = usize::try_from(words.next()?).ok()?;
-        bytes.drain(..HEADER + 4 * 8);
-        (rows.checked_mul(ROW)? <= bytes.len()).then_some(Self {
+        (rows.checked_mul(ROW)? <= words.0.len()).then_some(Self {
             file,
             inode: log.inode,
-            body: bytes,
+            bytes,
             sum,
             covered,
             highest,
@@ -164,7 +165,7 @@ impl Contents {
     }
 
     fn row(&self, at: usize) -> Option<Row> {
-        let mut words = Words(self.body.get(at * ROW..(at + 1) * ROW)?);
+        let mut words = Words(self.bytes.get(ROWS + at * ROW..)?);
         let (hash, released, both) = (words.next()?, words.next()?, words.next()?);
         let made = u32::try_from(both >> 32).ok()?;
         let taken = u32::try_from(both & u64::from(u32::MAX)).ok()?;
@@ -196,7 +197,7 @@ impl Contents {
 
     /// The addresses that pins of a network have, as runs of neighbours, in order.
     pub(crate) fn taken(&self, network: &Network) -> Option<Vec<(IpAddr, IpAddr)>> {
-        let mut rest = self.body.get(self.rows * ROW..)?;
+        let mut rest = self.bytes.get(ROWS + self.rows * ROW..)?;
         while !rest.is_empty() {
             let mut words = Words(rest);
             let (name, runs) = (usize::try_from(words.next()?).ok()?, usize::try_from(words.next()?).ok()?);

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::outside::is_namespace;
 use super::{Part, Transaction, identity};
 use crate::book::Book;
 use crate::holds::{Change, Hold, Netns};
 use crate::names::{Network, PinId};
 use crate::runtime;
-
-use super::outside::is_namespace;
 
 /// Where to learn who runs.
 #[derive(Debug, Clone)]
