@@ -42,7 +42,7 @@ impl MtuFile {
         match left {
             Ok(()) => self.left = Some(mtu),
             Err(error) => {
-                warn!(path = %self.path.display(), %error, "the overlay's MTU cannot be left for the CNI plugin")
+                warn!(path = %self.path.display(), %error, "the overlay's MTU cannot be left for the CNI plugin");
             }
         }
     }
