@@ -66,6 +66,7 @@ fn device_vtep_fdb_and_neighbours_are_ravens() {
     for (space, mac, address, peer_mac, peer_address, peer) in vectors {
         let link = &space.json("ip -j -d link show raven0")[0];
         assert_eq!(link["mtu"], json!(1420), "{}", space.name);
+        assert_eq!(space.sh("cat /run/corax/mtu").trim(), "1420", "{}: for the CNI plugin", space.name);
         assert_eq!(link["address"], json!(mac), "{}", space.name);
         let vxlan = &link["linkinfo"]["info_data"];
         let wanted = json!({ "id": 200, "port": 4472, "learning": false, "ageing": 300 });

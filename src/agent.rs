@@ -22,6 +22,7 @@ use crate::{state, wireguard};
 
 pub(crate) mod alone;
 pub(crate) mod inbox;
+mod mtu;
 pub(crate) mod node;
 mod reconciler;
 pub(crate) mod report;

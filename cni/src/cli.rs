@@ -4,8 +4,9 @@ mod cni;
 pub mod conflist;
 pub mod install;
 mod pins;
+mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -40,6 +41,7 @@ impl Places {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = if boot.trim().is_empty() { "unknown" } else { boot.trim() };
         Store::new(&self.state_dir, &self.run_dir, boot, Duration::from_secs(10))
+            .with_runtime(Path::new(runtime::CACHE), None)
     }
 }
 

@@ -20,5 +20,10 @@ pub mod plugin;
 #[cfg(feature = "cli")]
 pub use cli::{CniCommand, PinsCommand};
 
+/// Where the agent leaves the overlay's MTU in bytes, below the run directory: the routes of pods get it.
+pub const MTU: &str = "mtu";
+
+pub use corax_pins::store::RUN;
+
 /// What the plugin is called in configurations.
 pub const TYPE: &str = "corax-cni";

@@ -12,14 +12,18 @@ mod route_mtu;
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use corax_pins::{Store, Transaction};
+use corax_pins::store::Part;
+use corax_pins::{Network, Store, Transaction};
 
 use crate::config::{Config, Places};
 pub use call::{Call, Verb};
 pub use error::{Code, Failure};
 pub use output::{SUPPORTED, Version};
+
+/// Configurations are shorter than this, mostly.
+const INPUT: usize = 4 << 10;
 
 /// Reads the environment and standard input, does what they say, and answers on standard output.
 pub fn main() -> ExitCode {
@@ -30,7 +34,7 @@ pub fn main() -> ExitCode {
         eprintln!("CNI versions: {}", SUPPORTED.join(", "));
         return ExitCode::SUCCESS;
     }
-    let mut input = Vec::new();
+    let mut input = Vec::with_capacity(INPUT);
     let outcome = match std::io::stdin().read_to_end(&mut input) {
         Ok(_) => run(own_name, |name| std::env::var(name).ok().filter(|v| !v.is_empty()), &input),
         Err(error) => Err(Failure::new(Code::Io, format!("standard input cannot be read: {error}"))),
@@ -92,7 +96,7 @@ pub fn run(
     }
 }
 
-fn store(places: &Places, deadline: std::time::Duration) -> Store {
+fn store(places: &Places, deadline: Duration, network: Option<(&Network, Part)>) -> Store {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     Store::new(
         &places.state(),
@@ -100,6 +104,7 @@ fn store(places: &Places, deadline: std::time::Duration) -> Store {
         if boot.trim().is_empty() { "unknown" } else { &boot },
         deadline,
     )
+    .with_runtime(&places.cache(), network.map(|(network, part)| (network.clone(), part)))
 }
 
 /// Unix time in seconds, for people to read.

@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use common::{Answer, Node, commands};
 use serde_json::{Value, json};
@@ -130,14 +130,24 @@ fn between_uninstall_and_the_runtimes_reload_an_add_says_try_again() {
     assert!(answer.ok, "who puts the plugin back by hand means it: {answer:?}");
 }
 
+/// A process that goes with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_file_that_another_tool_rewrites_is_edited_again_and_that_is_reported() {
     let node = Node::new();
     node.write(CONF, &original());
     let mut arguments = INSTALL.to_vec();
     arguments.push("--watch");
-    let mut watch = node.command(commands()).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut watch = Running(node.command(commands()).args(arguments).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(watch.0.stdout.take().unwrap()).lines();
     let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
     assert_eq!(next()["outcome"], "edited");
     let other = original().replace("tuning", "portmap");
@@ -147,8 +157,12 @@ fn a_file_that_another_tool_rewrites_is_edited_again_and_that_is_reported() {
     let config: Value = serde_json::from_str(&node.read(CONF)).unwrap();
     assert_eq!(config["plugins"][0]["ipam"]["type"], "corax-cni");
     assert_eq!(config["plugins"][1]["type"], "portmap");
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    let refused = node.commands(&UNINSTALL);
+    assert!(
+        !refused.ok && refused.errors.contains("watches the configurations: stop it first"),
+        "{refused:?}"
+    );
+    drop(watch);
     assert!(node.commands(&UNINSTALL).ok);
     assert_eq!(node.read(CONF), other, "the other tool's is the original now");
 }

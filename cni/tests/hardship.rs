@@ -221,3 +221,43 @@ fn processes_killed_at_any_moment_give_no_address_twice_and_lose_no_pin() {
         assert!(ips[0]["address"].as_str().unwrap().starts_with(&format!("{}/", pin.addresses[0])), "{pod}");
     }
 }
+
+#[test]
+fn a_run_directory_emptied_under_running_containers_is_told_and_costs_nobody_the_address() {
+    let node = Node::new();
+    let conf = "/run/conf/10-pods.conflist";
+    let bridge = json!({ "type": "bridge", "bridge": "cni0", "isGateway": true,
+        "ipam": { "type": "corax-cni", "ranges": [[{ "subnet": "10.1.0.0/29" }]] } });
+    node.write(conf, &json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [bridge] }).to_string());
+    let call = |verb: &str, container: &str, pod: Option<&str>| {
+        let (netns, name) =
+            (format!("/run/netns/{container}"), format!("K8S_POD_NAME={}", pod.unwrap_or_default()));
+        let mut arguments =
+            vec![conf, container, &netns, "eth0", "IgnoreUnknown=1", "K8S_POD_NAMESPACE=default", &name];
+        arguments.truncate(if pod.is_some() { 7 } else { 4 });
+        node.libcni(verb, &arguments)
+    };
+    let start = |container: &str, pod: Option<&str>| {
+        node.netns(container);
+        call("add", container, pod)
+    };
+    // Five addresses: two pods and one container that is no pod run, one pod is gone.
+    let live = [("a1", Some("a")), ("b1", Some("b")), ("x1", None)];
+    let mut homes: Vec<_> = live.iter().flat_map(|(container, pod)| start(container, *pod).ips()).collect();
+    let gone = start("c1", Some("c")).ips().remove(0);
+    assert!(call("del", "c1", Some("c")).ok);
+    node.sh("ip netns delete c1; rm -rf /run/corax");
+
+    let first = start("d1", Some("d"));
+    assert!(first.errors.contains("is missing while containers run: 3 that live"), "{first:?}");
+    let others = [first.ips().remove(0), start("e1", Some("e")).ips().remove(0)];
+    assert!(others.iter().all(|address| !homes.contains(address)), "{others:?} were held: {homes:?}");
+    assert!(others.contains(&gone), "what nobody holds may be had");
+    assert_eq!(start("f1", Some("f")).code(), 100, "all five are held");
+
+    for (container, pod) in live {
+        assert!(call("del", container, pod).ok);
+        node.sh(&format!("ip netns delete {container}"));
+    }
+    assert_eq!(start("a2", Some("a")).ips(), [homes.remove(0)], "and comes home");
+}

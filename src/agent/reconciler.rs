@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::inbox::Inbox;
+use super::mtu::MtuFile;
 use super::node::{Converged, Decision, Done, Node};
 use super::report::{ChangeReport, Report};
 use super::silence::Silence;
@@ -49,6 +51,7 @@ pub(crate) struct Reconciler {
     /// Problems of the command line and the state directory.
     standing: Vec<Problem>,
     silence: Silence,
+    mtu: MtuFile,
     /// Problems that the log has been told of.
     logged: BTreeSet<Problem>,
     times: Times,
@@ -103,6 +106,7 @@ impl Reconciler {
             decision: Decision::default(),
             standing,
             silence: Silence::default(),
+            mtu: MtuFile::new(Path::new(corax_cni::RUN)),
             logged: BTreeSet::new(),
             times,
         }
@@ -208,6 +212,7 @@ impl Reconciler {
             self.publish();
             return;
         }
+        self.mtu.leave(&self.decision.desired);
         let Converged { done, last, unsure } = self.node.converge(&self.decision.desired);
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
             info!(changes = done.len(), first = Report::line(&first.change), "repaired");

@@ -45,6 +45,9 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         for change in left(&kernel) {
             print_line(change)?;
         }
+        if mtu_file().exists() {
+            print_line(format_args!("rm {}", mtu_file().display()))?;
+        }
         if args.state_too {
             for path in own_files(&args.state.state_dir)? {
                 print_line(format_args!("rm {}", path.display()))?;
@@ -73,10 +76,25 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     if let Some(unknown) = kernel.observed().unknown.first() {
         anyhow::bail!("{unknown} could not be read, so something of it may be left; run it again");
     }
+    remove_mtu()?;
     if args.state_too {
         remove_state(&args.state.state_dir)?;
     }
     Ok(())
+}
+
+fn mtu_file() -> PathBuf {
+    Path::new(corax_cni::RUN).join(corax_cni::MTU)
+}
+
+/// Removes what the agent left for the CNI plugin: without an overlay pods' routes need no MTU.
+fn remove_mtu() -> anyhow::Result<()> {
+    let path = mtu_file();
+    match std::fs::remove_file(&path) {
+        Ok(()) => print_line(format_args!("rm {}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
 }
 
 /// Removes Corax's own files, and the directory where nothing else is in it: it may be somebody else's too.

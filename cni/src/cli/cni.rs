@@ -10,7 +10,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::conflist::Mode;
 use super::install::{Installation, Report};
 use super::pins::print_imported;
-use super::{Others, Output, Places, table};
+use super::{Others, Output, Places, table, watch};
 
 /// The CNI plugin on this node
 #[derive(Debug, Clone, Subcommand)]
@@ -105,6 +105,7 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
         None => std::env::current_exe()?.with_file_name(crate::TYPE),
     };
     let installation = node.installation(mode);
+    let _watching = watch.then(|| watch::begin(&node.places.run_dir)).transpose()?;
     // Before the first look, so that nothing is missed between it and the first event.
     let events = watch.then(|| events(&node.conf_dir)).transpose()?;
     installation.binary(&plugin)?;
@@ -135,6 +136,7 @@ fn events(directory: &Path) -> anyhow::Result<Inotify> {
 }
 
 fn uninstall(node: &Node) -> anyhow::Result<()> {
+    let _unwatched = watch::keep_out(&node.places.run_dir)?;
     let installation = node.installation(Mode::Auto);
     let reports = installation.remove()?;
     let plugin = node.bin_dir.join(crate::TYPE);

@@ -2,20 +2,18 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use corax_pins::Network;
 use corax_pins::store::Part;
+use corax_pins::{Network, Store};
 use serde_json::Value;
 
 use super::call::{Call, Verb, del_later};
 use super::error::{Code, Failure};
 use super::netns::RouteError;
 use super::output::{self, Version};
-use super::{ipam, now, present, route_mtu, say, store, tell};
+use super::{ipam, now, present, route_mtu, say, tell};
 use crate::config::{Config, LEAST_MTU, MOST_MTU};
-
-/// File in the run directory where the agent leaves the overlay's MTU, in bytes.
-pub(crate) const MTU: &str = "mtu";
 
 pub(super) fn run(
     call: &Call,
@@ -42,7 +40,7 @@ fn add(call: &Call, version: Version, config: &Config, network: &Network) -> Res
     let mtu = mtu(config, &addresses)?;
     if !addresses.is_empty() {
         let request = call.request(network)?;
-        let store = store(&config.places, config.places.deadline());
+        let store = store(config, network, config.places.deadline());
         let mut transaction = store.begin(now())?;
         let outcome = transaction.observe(&request, &addresses);
         tell(&mut transaction);
@@ -63,6 +61,10 @@ fn add(call: &Call, version: Version, config: &Config, network: &Network) -> Res
     Ok(result)
 }
 
+fn store(config: &Config, network: &Network, deadline: Duration) -> Store {
+    super::store(&config.places, deadline, Some((network, Part::Seen)))
+}
+
 /// The MTU for the routes of a pod with these addresses: what the configuration says, else what the agent does.
 fn mtu(config: &Config, addresses: &[IpAddr]) -> Result<Option<u32>, Failure> {
     let said = config.route_mtu(addresses.iter().any(IpAddr::is_ipv6))?;
@@ -70,7 +72,7 @@ fn mtu(config: &Config, addresses: &[IpAddr]) -> Result<Option<u32>, Failure> {
 }
 
 fn read_mtu(run: &Path) -> Option<u32> {
-    let mtu = std::fs::read_to_string(run.join(MTU)).ok()?.trim().parse().ok();
+    let mtu = std::fs::read_to_string(run.join(crate::MTU)).ok()?.trim().parse().ok();
     mtu.filter(|mtu| (LEAST_MTU..=MOST_MTU).contains(mtu))
 }
 
@@ -90,7 +92,7 @@ fn route_failure(error: RouteError) -> Failure {
 
 fn del(call: &Call, config: &Config, network: &Network) -> Result<(), Failure> {
     let own = call.attachment(network)?;
-    let store = store(&config.places, config.places.deadline().min(ipam::DEL_TIMEOUT));
+    let store = store(config, network, config.places.deadline().min(ipam::DEL_TIMEOUT));
     let freed = store.begin(now()).and_then(|mut transaction| {
         let freed = transaction.del(&own, Part::Seen, None);
         tell(&mut transaction);
@@ -110,7 +112,7 @@ fn check(call: &Call, config: &Config, network: &Network) -> Result<(), Failure>
     let said = output::addresses(result);
     let mtu = mtu(config, &said)?;
     if !said.is_empty() {
-        let store = store(&config.places, config.places.deadline());
+        let store = store(config, network, config.places.deadline());
         let mut transaction = store.begin(now())?;
         let outcome = transaction.check(&own, &said);
         tell(&mut transaction);
@@ -136,7 +138,7 @@ fn check(call: &Call, config: &Config, network: &Network) -> Result<(), Failure>
 
 fn gc(config: &Config, network: &Network) -> Result<(), Failure> {
     let Some(valid) = config.valid() else { return Ok(()) };
-    let store = store(&config.places, config.places.deadline());
+    let store = store(config, network, config.places.deadline());
     let mut transaction = store.begin(now())?;
     let outcome = transaction.gc(network, &valid, Part::Seen, None);
     tell(&mut transaction);
@@ -146,7 +148,7 @@ fn gc(config: &Config, network: &Network) -> Result<(), Failure> {
 
 fn status(config: &Config, network: &Network) -> Result<(), Failure> {
     config.route_mtu(false)?;
-    let store = store(&config.places, config.places.deadline());
+    let store = store(config, network, config.places.deadline());
     let outcome = store.begin(now()).and_then(|mut transaction| {
         let outcome = transaction.status(network, None, None);
         tell(&mut transaction);

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use corax_pins::hostlocal::HostLocal;
 use corax_pins::store::Part;
-use corax_pins::{Error, Network};
+use corax_pins::{Error, Network, Store};
 use serde_json::Value;
 
 use super::call::{Call, Verb, del_later};
 use super::error::{Code, Failure};
 use super::output::{self, Version};
-use super::{dns, now, say, store, tell};
+use super::{dns, now, say, tell};
 use crate::config::{Config, Ipam, Places};
 
 /// A DEL waits no longer than this for the lock: it can leave a note.
@@ -37,6 +37,10 @@ fn host_local(ipam: &Ipam, network: &Network) -> HostLocal {
     HostLocal::new(&ipam.data(), network, &ipam.places.cache())
 }
 
+fn store(ipam: &Ipam, network: &Network, deadline: Duration) -> Store {
+    super::store(&ipam.places, deadline, Some((network, Part::Given)))
+}
+
 fn add(
     call: &Call,
     version: Version,
@@ -50,7 +54,7 @@ fn add(
     let dns = ipam.resolv_conf.as_deref().filter(|path| !path.as_os_str().is_empty());
     let dns = dns.map(dns::read).transpose()?.unwrap_or_default();
 
-    let store = store(&ipam.places, ipam.places.deadline());
+    let store = store(ipam, network, ipam.places.deadline());
     let mut transaction = store.begin(now())?;
     let outcome = transaction.add(&ranges, &request, Some(&host_local(ipam, network)));
     tell(&mut transaction);
@@ -66,7 +70,7 @@ fn add(
 
 fn del(call: &Call, ipam: &Ipam, network: &Network) -> Result<(), Failure> {
     let own = call.attachment(network)?;
-    let store = store(&ipam.places, ipam.places.deadline().min(DEL_TIMEOUT));
+    let store = store(ipam, network, ipam.places.deadline().min(DEL_TIMEOUT));
     let before = host_local(ipam, network);
     let freed = store.begin(now()).and_then(|mut transaction| {
         let freed = transaction.del(&own, Part::Given, Some(&before));
@@ -84,7 +88,7 @@ fn del(call: &Call, ipam: &Ipam, network: &Network) -> Result<(), Failure> {
 pub(super) fn del_unknown(call: &Call, why: &str) -> Result<Option<Value>, Failure> {
     let (container, interface) = call.container()?;
     say(&format!("{why}; freeing what container {container} holds by {interface} on any network"));
-    let store = store(&Places::default(), DEL_TIMEOUT);
+    let store = super::store(&Places::default(), DEL_TIMEOUT, None);
     let freed = store.begin(now()).and_then(|mut transaction| {
         let freed = transaction.del_everywhere(&container, &interface);
         tell(&mut transaction);
@@ -100,7 +104,7 @@ fn check(call: &Call, config: &Config, ipam: &Ipam, network: &Network) -> Result
     config.ranges(ipam)?;
     let own = call.attachment(network)?;
     let said = config.prev_result.as_ref().map(output::addresses).unwrap_or_default();
-    let store = store(&ipam.places, ipam.places.deadline());
+    let store = store(ipam, network, ipam.places.deadline());
     let mut transaction = store.begin(now())?;
     let outcome = transaction.check(&own, &said);
     tell(&mut transaction);
@@ -110,7 +114,7 @@ fn check(call: &Call, config: &Config, ipam: &Ipam, network: &Network) -> Result
 fn gc(config: &Config, ipam: &Ipam, network: &Network) -> Result<(), Failure> {
     // Without a list nothing is known to be stale.
     let Some(valid) = config.valid() else { return Ok(()) };
-    let store = store(&ipam.places, ipam.places.deadline());
+    let store = store(ipam, network, ipam.places.deadline());
     let mut transaction = store.begin(now())?;
     let outcome = transaction.gc(network, &valid, Part::Given, Some(&host_local(ipam, network)));
     tell(&mut transaction);
@@ -120,7 +124,7 @@ fn gc(config: &Config, ipam: &Ipam, network: &Network) -> Result<(), Failure> {
 
 fn status(config: &Config, ipam: &Ipam, network: &Network) -> Result<(), Failure> {
     let ranges = config.ranges(ipam)?;
-    let store = store(&ipam.places, ipam.places.deadline());
+    let store = store(ipam, network, ipam.places.deadline());
     let outcome = store.begin(now()).and_then(|mut transaction| {
         let outcome = transaction.status(network, Some(&ranges), Some(&host_local(ipam, network)));
         tell(&mut transaction);

@@ -26,33 +26,26 @@ pub(super) enum RouteError {
 
 pub(super) type Failed = (String, io::Error);
 
-/// A socket belongs to the namespace it was opened in: a thread of its own enters it and ends.
-pub(super) fn inside<T: Send>(
+/// Asks a namespace by a socket that belongs to it. The thread stays in it: the plugin does this last, and has no other.
+pub(super) fn inside<T>(
     path: &str,
-    work: impl FnOnce(&Socket) -> Result<T, Failed> + Send,
+    work: impl FnOnce(&Socket) -> Result<T, Failed>,
 ) -> Result<T, RouteError> {
-    let entered = || {
+    let enter = || {
         let file = File::open(path)?;
         setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
+        let socket = Socket::new(NETLINK_ROUTE)?;
         socket.connect(&SocketAddr::new(0, 0))?;
         // SO_RCVTIMEO: the kernel answers at once or something is wrong.
         setsockopt(&socket, ReceiveTimeout, &TimeVal::new(5, 0))?;
         Ok(socket)
     };
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            let socket = entered().map_err(|source| RouteError::Netns { path: path.to_owned(), source })?;
-            work(&socket).map_err(|(what, source)| RouteError::Netlink {
-                what,
-                path: path.to_owned(),
-                source,
-            })
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    let socket = enter().map_err(|source| RouteError::Netns { path: path.to_owned(), source })?;
+    work(&socket).map_err(|(what, source)| RouteError::Netlink { what, path: path.to_owned(), source })
 }
+
+/// The kernel fills no datagram of a dump beyond this.
+const DATAGRAM: usize = 32 << 10;
 
 /// An interface's index and MTU in bytes.
 pub(super) fn link(socket: &Socket, name: &str) -> io::Result<(u32, u32)> {
@@ -83,8 +76,10 @@ pub(super) fn ask(
     socket.send(&bytes, 0)?;
 
     let mut answers = Vec::new();
+    let mut datagram = Vec::with_capacity(DATAGRAM);
     loop {
-        let (datagram, _) = socket.recv_from_full()?;
+        datagram.clear();
+        socket.recv_from(&mut datagram, 0)?;
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {
             let answer =

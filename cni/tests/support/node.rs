@@ -12,7 +12,11 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-pub const PLUGIN: &str = env!("CARGO_BIN_EXE_corax-cni");
+/// The plugin under test: what `scripts/build-plugin` built, where `CORAX_PLUGIN` says so, else this build's.
+pub const PLUGIN: &str = match option_env!("CORAX_PLUGIN") {
+    Some(plugin) => plugin,
+    None => env!("CARGO_BIN_EXE_corax-cni"),
+};
 
 /// Names the package where a program is missing: a test that cannot run here fails.
 pub fn need(program: &str, package: &str) {
@@ -23,7 +27,7 @@ pub fn need(program: &str, package: &str) {
 
 /// The example that runs the commands as `corax` would.
 pub fn commands() -> PathBuf {
-    let path = Path::new(PLUGIN).with_file_name("examples").join("commands");
+    let path = Path::new(env!("CARGO_BIN_EXE_corax-cni")).with_file_name("examples").join("commands");
     assert!(path.is_file(), "{} is missing: cargo builds it with the tests", path.display());
     path
 }

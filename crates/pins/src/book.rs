@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use crate::frame::{Frame, frames};
+use crate::excerpt::Rest;
+use crate::frame::{self, Frame, frames};
 use crate::names::{Network, PinId, PodName};
 use crate::record::{self, Line, pin};
-use crate::scan::Used;
 
 pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -23,6 +23,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) made: u64,
     pub(crate) made_at: u64,
     pub(crate) end: usize,
+    /// Where the records begin that made it, that say it is taken, that say it is free; 0 where there is none.
+    pub(crate) places: [usize; 3],
     /// Number and time of the last record that says a sandbox took it.
     pub(crate) taken: u64,
     pub(crate) taken_at: u64,
@@ -49,6 +51,9 @@ pub(crate) struct Book<'a> {
     pub(crate) id: Option<&'a str>,
     /// The last epoch of the holds that the log knows, and the record's number.
     pub(crate) epoch: Option<(&'a str, u64)>,
+    /// Where the records begin that say identity and epoch; 0 where there is none.
+    pub(crate) id_at: usize,
+    pub(crate) epoch_at: usize,
     /// Records of kinds this version does not know; compaction keeps them.
     pub(crate) foreign: Vec<&'a str>,
     pub(crate) highest: u64,
@@ -57,15 +62,15 @@ pub(crate) struct Book<'a> {
     /// Offset of a tail that was cut off by a crash.
     pub(crate) torn: Option<usize>,
     pub(crate) length: usize,
-    /// Of a part of a log: every address that the whole names.
-    pub(crate) used: Option<&'a Used>,
+    /// Of an excerpt: what is known of the whole besides.
+    pub(crate) rest: Option<&'a Rest>,
 }
 
 impl<'a> Book<'a> {
-    /// Replays a part of a log; `ends` are the offsets in the whole behind each of its records.
-    pub(crate) fn replay_part(part: &'a [u8], ends: &[usize]) -> Self {
+    /// Replays an excerpt of a log; `ends` are the offsets in the whole behind each of its records.
+    pub(crate) fn replay_excerpt(excerpt: &'a [u8], ends: &[usize]) -> Self {
         let mut book = Self::default();
-        for (frame, &end) in frames(part).zip(ends) {
+        for (frame, &end) in frames(excerpt).zip(ends) {
             if let Frame::Record { text, .. } = frame
                 && let Some(line) = Line::parse(text)
             {
@@ -94,6 +99,7 @@ impl<'a> Book<'a> {
 
     fn apply(&mut self, line: Line<'a>, text: &'a str, end: usize) {
         self.highest = self.highest.max(line.number);
+        let start = end - text.len() - frame::AROUND;
         match line.kind {
             pin::PIN | pin::SEEN => {
                 let entry = Entry {
@@ -102,6 +108,7 @@ impl<'a> Book<'a> {
                     made: line.number,
                     made_at: line.at,
                     end,
+                    places: [start, 0, 0],
                     taken: line.number,
                     taken_at: line.at,
                     freed: None,
@@ -111,16 +118,20 @@ impl<'a> Book<'a> {
             pin::FREE => {
                 if let Some(entry) = self.pins.get_mut(line.subject) {
                     entry.freed = Some((line.number, line.at));
+                    let [made, taken, _] = entry.places;
+                    entry.places = [made, taken, start];
                 }
             }
             pin::TAKE => {
                 if let Some(entry) = self.pins.get_mut(line.subject) {
                     (entry.taken, entry.taken_at, entry.freed) = (line.number, line.at, None);
+                    let [made, ..] = entry.places;
+                    entry.places = [made, start, 0];
                 }
             }
             pin::END => drop(self.pins.remove(line.subject)),
-            pin::EPOCH => self.epoch = Some((line.value, line.number)),
-            pin::LOG => self.id = Some(line.value),
+            pin::EPOCH => (self.epoch, self.epoch_at) = (Some((line.value, line.number)), start),
+            pin::LOG => (self.id, self.id_at) = (Some(line.value), start),
             _ => self.foreign.push(text),
         }
     }

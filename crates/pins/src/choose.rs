@@ -121,8 +121,8 @@ impl<'w> World<'w> {
         let last = self.holds.last.get(self.network).and_then(|l| l.iter().copied().find(|&a| set.spans(a)));
         let mut choice = None;
         set.walk(last, &mut |address| {
-            let used = match self.book.used {
-                Some(used) => used.contains(address),
+            let used = match self.book.rest {
+                Some(rest) => rest.takes(address),
                 None => self.index().by_address.contains_key(&address),
             };
             if used {
@@ -135,9 +135,6 @@ impl<'w> World<'w> {
     }
 
     fn used_before(&self, set: &RangeSet, own: Option<&Attachment>, own_key: Option<&str>) -> Option<Choice> {
-        if self.book.used.is_some() {
-            return None; // for the whole log to answer
-        }
         let claims = self.index().by_address.iter();
         let mut candidates: Vec<_> = claims
             .filter(|(address, claim)| Some(claim.key) != own_key && set.range_of(**address).is_some())
@@ -148,9 +145,18 @@ impl<'w> World<'w> {
             })
             .collect();
         candidates.sort_unstable();
-        candidates.into_iter().find_map(|(_, address, key)| {
+        let (rank, choice) = candidates.into_iter().find_map(|(rank, address, key)| {
             let dead = self.unused(address, own)?;
-            Some(Choice { address, victim: Some(key.to_owned()), dead })
-        })
+            Some((rank, Choice { address, victim: Some(key.to_owned()), dead }))
+        })?;
+        self.is_before_the_rest(rank).then_some(choice)
+    }
+
+    /// Whether no pin outside of an excerpt could come before one of this rank.
+    fn is_before_the_rest(&self, (stays, released, _): (bool, u64, u64)) -> bool {
+        let Some(rest) = self.book.rest else { return true };
+        // Those of pods known to be gone come first, whenever they were released.
+        let may_be_gone = self.pods.is_some() && rest.released_from < u64::MAX;
+        released < rest.released_from && !(stays && may_be_gone)
     }
 }

@@ -217,7 +217,10 @@ pub(crate) fn observe(
             Some(entry) if same(&entry.addresses()) && !world.index().void.contains(&key.as_str()) => {
                 plan.rests_on = entry.end;
             }
-            _ if world.book.used.is_some() => return Err(Error::Incomplete),
+            // An excerpt does not say whose they are.
+            _ if world.book.rest.is_some_and(|rest| addresses.iter().any(|&a| rest.takes(a))) => {
+                return Err(Error::Incomplete);
+            }
             entry => {
                 let claims = addresses.iter().filter_map(|a| world.index().by_address.get(a));
                 let others: BTreeSet<_> = claims.map(|c| c.key).filter(|k| *k != key).collect();
@@ -278,7 +281,7 @@ fn free<'h>(world: &World<'_>, holds: impl Iterator<Item = &'h Hold>) -> Result<
         if !world.book.pins.contains_key(key.as_str()) {
             // The log has lost the pin, and this hold is the last that knows it: a release brings the log up to the holds
             // first (`heal`). Unless the address became another pod's meanwhile.
-            if world.book.used.is_some() {
+            if world.book.rest.is_some() {
                 return Err(Error::Incomplete);
             }
             if hold.addresses.iter().any(|address| world.index().by_address.contains_key(address)) {

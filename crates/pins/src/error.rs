@@ -42,7 +42,7 @@ pub enum Error {
     Differs { container: ContainerId, held: String, said: String },
     #[error("pod {} has no pin on network {} for {}", .0.pod, .0.network, .0.interface)]
     NoPin(PinId),
-    #[error("a part of the log cannot answer this")]
+    #[error("an excerpt of the log cannot answer this")]
     #[doc(hidden)]
     Incomplete,
 }

@@ -6,6 +6,8 @@
 use std::io::Write;
 
 const CHECKSUM: usize = 8;
+/// Bytes of a record besides its text, the newline before it left out.
+pub(crate) const AROUND: usize = CHECKSUM + 2;
 
 /// Puts one record at the end of `out`. `text` has no newline.
 pub(crate) fn push(out: &mut Vec<u8>, text: &str) {

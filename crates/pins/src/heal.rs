@@ -14,7 +14,7 @@ use crate::record::{self, Line, NONE, pin};
 pub(crate) const REMEMBERED: usize = 10_000;
 
 /// A log under this length in bytes is not worth writing anew.
-pub(crate) const SMALL: usize = 64 << 10;
+const SMALL: usize = 64 << 10;
 
 /// Records that bring the log up to the holds.
 pub(crate) fn missing(book: &Book<'_>, holds: &Holds) -> Vec<decide::Entry> {

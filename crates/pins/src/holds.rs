@@ -141,10 +141,20 @@ pub(crate) struct Holds {
     pub(crate) stale: bool,
 }
 
+/// What still counts of a log, as text: most of its records are past when they are read.
+#[derive(Default)]
+struct Lines<'l> {
+    /// By network, container and interface.
+    held: BTreeMap<&'l str, Line<'l>>,
+    /// Addresses, by network.
+    last: BTreeMap<&'l str, &'l str>,
+}
+
 impl Holds {
     /// Replays a log. One of another boot than `boot` holds nothing.
     pub(crate) fn replay(log: &[u8], boot: &str) -> Self {
         let mut holds = Self { stale: true, ..Self::default() };
+        let mut lines = Lines::default();
         for frame in frames(log) {
             holds.frames += 1;
             let line = match frame {
@@ -159,34 +169,42 @@ impl Holds {
                 holds.damaged += 1;
                 continue;
             };
-            if holds.apply(&line, boot).is_none() {
+            if holds.apply(&line, boot, &mut lines).is_none() {
                 holds.damaged += 1;
+            }
+        }
+        for line in lines.held.values() {
+            match Hold::parse(line) {
+                Some(hold) => drop(holds.all.insert(hold.attachment.clone(), hold)),
+                None => holds.damaged += 1,
+            }
+        }
+        for (network, addresses) in lines.last {
+            match network.parse().ok().zip(record::addresses(addresses)) {
+                Some((network, addresses)) => drop(holds.last.insert(network, addresses)),
+                None => holds.damaged += 1,
             }
         }
         holds
     }
 
-    fn apply(&mut self, line: &Line<'_>, boot: &str) -> Option<()> {
+    fn apply<'l>(&mut self, line: &Line<'l>, boot: &str, lines: &mut Lines<'l>) -> Option<()> {
         match line.kind {
             hold::EPOCH if line.value != boot => {
                 *self = Self { stale: true, ..Self::default() };
+                *lines = Lines::default();
             }
             hold::EPOCH => {
                 self.epoch = line.subject.to_owned();
                 self.stale = false;
             }
             hold::HOLD => {
-                let hold = Hold::parse(line)?;
-                self.last.insert(hold.attachment.network.clone(), hold.addresses.clone());
-                self.all.insert(hold.attachment.clone(), hold);
+                let (key, _) = line.subject.split_at(line.subject.match_indices(' ').nth(2)?.0);
+                lines.last.insert(key.split(' ').next()?, line.value);
+                lines.held.insert(key, *line);
             }
-            hold::FREE => {
-                let words: Vec<_> = line.subject.split(' ').collect();
-                self.all.remove(&attachment(words.try_into().ok()?)?);
-            }
-            hold::LAST => {
-                self.last.insert(line.subject.parse().ok()?, record::addresses(line.value)?);
-            }
+            hold::FREE => drop(lines.held.remove(line.subject)),
+            hold::LAST => drop(lines.last.insert(line.subject, line.value)),
             hold::RETIRED => {
                 self.retired.insert(line.subject.parse().ok()?, line.value == "on");
             }

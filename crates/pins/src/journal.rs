@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::contents::Stamp;
+
 /// Puts `bytes` at `path` so that a reader, and a crash, finds the old file or the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
@@ -99,6 +101,11 @@ impl Journal {
     /// The file to look at, if there is one.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()
+    }
+
+    /// What the file is now.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.file.as_ref()?.metadata().ok().map(|metadata| Stamp::of(&metadata))
     }
 
     /// All the file says.

@@ -12,15 +12,17 @@
 //! | `frame`, `record` | a checksum a record; what a record says |
 //! | `book`, [`holds`], [`pods`] | what the two logs and the pod list say, replayed |
 //! | `choose`, `decide` | the decisions, pure: no clock, no file, no lock |
-//! | `scan` | the part of a large log that one call needs |
+//! | `contents`, `excerpt` | where in a large log what is; what one call needs of it |
 //! | `journal`, `lock`, [`store`] | the shell: files, deadline, transaction |
 //! | [`hostlocal`], [`runtime`], [`import`] | host-local's directory, the runtime's cache, joining them |
 #![forbid(unsafe_code)]
 
 mod book;
 mod choose;
+mod contents;
 mod decide;
 mod error;
+mod excerpt;
 mod frame;
 mod heal;
 pub mod holds;
@@ -33,7 +35,6 @@ pub mod pods;
 pub mod range;
 mod record;
 pub mod runtime;
-mod scan;
 pub mod snapshot;
 pub mod store;
 

@@ -1,6 +1,7 @@
 //! The shell around the decisions: one transaction is lock, read, decide, write.
 
 mod outside;
+mod recover;
 mod spool;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use crate::book::Book;
 use crate::choose::World;
+use crate::contents::{self, Contents, Draft};
 use crate::decide::{self, Entry, Plan};
 use crate::error::Error;
+use crate::excerpt::Excerpt;
 use crate::holds::{Change, Hold, Holds, Synced};
 use crate::hostlocal::HostLocal;
 use crate::journal::{self, Journal};
@@ -20,7 +23,6 @@ use crate::lock::Lock;
 use crate::names::{Attachment, ContainerId, Interface, Network, PinId};
 use crate::pods::PodList;
 use crate::range::Ranges;
-use crate::scan::{Keys, Scan};
 use crate::{Answer, Request, heal};
 
 pub use crate::decide::Part;
@@ -37,8 +39,12 @@ pub const PINS: &str = "pins";
 pub const HOLDS: &str = "holds";
 const LOCK: &str = "lock";
 
-/// Which records are worth writing the holds anew: more than this and four times what still counts.
-const HOLDS_SMALL: usize = 256;
+/// More records than this, and twice what still counts, are worth writing the holds anew: every call reads them.
+const HOLDS_SMALL: usize = 32;
+/// A log over this length in bytes has a table of contents.
+const LARGE: u64 = 16 << 10;
+/// How many of the pins released longest ago are looked at before the whole log is.
+const OLDEST: usize = 64;
 /// Bytes a STATUS tries to append: more than any one record.
 const PROBE: usize = 512;
 
@@ -49,6 +55,8 @@ pub struct Store {
     run: PathBuf,
     boot: String,
     deadline: Duration,
+    contents_from: u64,
+    runtime: Option<recover::Runtime>,
 }
 
 impl Store {
@@ -56,7 +64,28 @@ impl Store {
     /// count for nothing. `deadline` is how long a transaction waits for the lock.
     pub fn new(state: &Path, run: &Path, boot: &str, deadline: Duration) -> Self {
         let boot = crate::record::escape(boot.trim());
-        Self { state: state.to_owned(), run: run.to_owned(), boot, deadline }
+        Self {
+            state: state.to_owned(),
+            run: run.to_owned(),
+            boot,
+            deadline,
+            contents_from: LARGE,
+            runtime: None,
+        }
+    }
+
+    /// The same, which learns from the runtime's CNI cache who runs where the holds of this boot are lost: on the networks that
+    /// have pins, and on `network`, whose addresses we give out or see.
+    #[must_use]
+    pub fn with_runtime(self, cache: &Path, network: Option<(Network, Part)>) -> Self {
+        Self { runtime: Some(recover::Runtime { cache: cache.to_owned(), network }), ..self }
+    }
+
+    /// The same with a table of contents for logs over `length` bytes: tests have small ones.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_contents_from(self, length: u64) -> Self {
+        Self { contents_from: length, ..self }
     }
 
     /// The directory of pins and pod list.
@@ -96,7 +125,9 @@ impl Store {
             let path = log.path.display();
             notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
         }
-        let mut transaction = Transaction { store: self, _lock: lock, log, held, holds, now, notes };
+        let mut transaction =
+            Transaction { store: self, _lock: lock, log, held, holds, contents: None, now, notes };
+        transaction.recover();
         transaction.absorb();
         Ok(transaction)
     }
@@ -110,6 +141,8 @@ pub struct Transaction<'s> {
     log: Journal,
     held: Journal,
     holds: Holds,
+    /// Of the log, if there is one that is true of it.
+    contents: Option<Contents>,
     now: u64,
     notes: Vec<String>,
 }
@@ -136,7 +169,7 @@ impl Transaction<'_> {
             return self.run(&network, before, |world| decide::add(world, ranges, request, now));
         }
         let key = request.pin().map(|id| id.words());
-        self.run_by_part(&network, key, before, |world| decide::add(world, ranges, request, now))
+        self.run_by_excerpt(&network, key, before, |world| decide::add(world, ranges, request, now))
     }
 
     /// Records what addresses another IPAM gave a container.
@@ -147,7 +180,7 @@ impl Transaction<'_> {
         let now = self.now;
         let network = &request.attachment.network;
         let key = request.pin().map(|id| id.words());
-        self.run_by_part(network, key, None, |world| decide::observe(world, request, addresses, now))
+        self.run_by_excerpt(network, key, None, |world| decide::observe(world, request, addresses, now))
     }
 
     /// Frees what a container holds by an interface. The pin stays.
@@ -158,7 +191,7 @@ impl Transaction<'_> {
         if let Some(before) = before {
             before.remove(own);
         }
-        self.run_by_part(&own.network, None, None, |world| Ok(((), decide::del(world, own, part)?)))
+        self.run_by_excerpt(&own.network, None, None, |world| Ok(((), decide::del(world, own, part)?)))
     }
 
     /// Frees what a container holds by an interface on whatever network: for a DEL that does not say which.
@@ -194,7 +227,7 @@ impl Transaction<'_> {
                 before.forget(stale.address);
             }
         }
-        self.run_by_part(network, None, None, |world| {
+        self.run_by_excerpt(network, None, None, |world| {
             let plan = decide::gc(world, valid, part)?;
             Ok((plan.holds.len(), plan))
         })
@@ -205,7 +238,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error::NoHold`] or [`Error::Differs`].
     pub fn check(&mut self, own: &Attachment, said: &[IpAddr]) -> Result<(), Error> {
-        self.run_by_part(&own.network, None, None, |world| {
+        self.run_by_excerpt(&own.network, None, None, |world| {
             Ok((decide::check(world, own, said)?, Plan::default()))
         })
     }
@@ -230,7 +263,9 @@ impl Transaction<'_> {
         let torn = self.holds.torn.take();
         self.held.probe(PROBE, torn, false).map_err(|source| self.not_held(source))?;
         let torn = Book::replay(&self.log.bytes(&mut self.notes)).torn;
+        self.open_contents();
         let log = self.log.probe(PROBE, torn, true).map_err(|source| self.not_durable(source));
+        self.stamp_contents();
         let Some(ranges) = ranges else {
             let known = !Book::replay(&self.log.bytes(&mut self.notes)).pins.is_empty();
             return if known { Ok(()) } else { log };
@@ -348,30 +383,41 @@ impl Transaction<'_> {
         self.now
     }
 
-    /// Decides and makes what was decided true: by the part of the log that concerns `key` and the live holds, where that is
+    /// Decides and makes what was decided true: by an excerpt of the log about `key` and the live holds, where that is
     /// enough, else by the whole.
-    fn run_by_part<T>(
+    fn run_by_excerpt<T>(
         &mut self,
         network: &Network,
         key: Option<String>,
         before: Option<&HostLocal>,
         verb: impl Fn(&World<'_>) -> Result<(T, Plan), Error>,
     ) -> Result<T, Error> {
-        let keys: Keys = self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
-        let scan = self.log.file().map(|file| Scan::read(file, network, &keys));
-        let Some(Ok(Some(scan))) = scan else { return self.run(network, before, verb) };
+        if self.log.length <= self.store.contents_from {
+            return self.run(network, before, verb);
+        }
+        self.open_contents();
+        let keys: BTreeSet<_> =
+            self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
         let pods = PodList::read(&self.store.state);
         let outside = Files::new(before, network);
-        let book = scan.book();
-        let decided = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside));
-        // A part that says no may say so only because it is a part.
-        let Ok((answer, plan)) = decided else { return self.run(network, before, verb) };
-        self.carry_out(&book, pods.as_ref(), before, &plan)?;
-        let wasteful = scan.is_wasteful() && self.log.length > heal::SMALL as u64;
-        if plan.writes_log() && (wasteful || scan.pins() > heal::REMEMBERED) {
-            self.compact(pods.as_ref());
+        for oldest in [0, OLDEST] {
+            let found = self.contents.as_ref().zip(self.log.file()).and_then(|(contents, file)| {
+                Excerpt::read(file, self.log.length, contents, network, keys.clone(), oldest)
+            });
+            let Some(excerpt) = found else { break };
+            let book = excerpt.book();
+            match verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside)) {
+                Ok((answer, plan)) => {
+                    self.carry_out(&book, pods.as_ref(), before, &plan)?;
+                    return Ok(answer);
+                }
+                // No address that was never used: the pins released longest ago may have one.
+                Err(Error::Exhausted { .. }) => {}
+                Err(_) => break,
+            }
         }
-        Ok(answer)
+        // An excerpt that says no may say so only because it is one.
+        self.run(network, before, verb)
     }
 
     /// Replays the whole log, decides, and makes what was decided true.
@@ -386,14 +432,31 @@ impl Transaction<'_> {
         let pods = PodList::read(&self.store.state);
         let outside = Files::new(before, network);
         let (answer, plan) = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside))?;
+        let draft = (book.length as u64 > self.store.contents_from).then(|| Draft::of(&book)).flatten();
         self.carry_out(&book, pods.as_ref(), before, &plan)?;
         let crowded = heal::worth(&book, &self.holds, pods.as_ref());
         drop(book);
         drop(bytes);
         if crowded && plan.writes_log() {
             self.compact(pods.as_ref());
+        } else if let Some((draft, log)) = draft.zip(self.log.stamp()) {
+            // Without it the next call reads the whole log again.
+            let _ = draft.write(&self.store.run.join(contents::FILE), log);
+            self.contents = None;
         }
         Ok(answer)
+    }
+
+    fn open_contents(&mut self) {
+        let log = self.log.stamp().filter(|_| self.log.length > self.store.contents_from);
+        self.contents = log.and_then(|log| Contents::open(&self.store.run.join(contents::FILE), log));
+    }
+
+    /// Says that the table of contents, if it was true of the log before we changed that, is so still.
+    fn stamp_contents(&self) {
+        if let Some((contents, log)) = self.contents.as_ref().zip(self.log.stamp()) {
+            let _ = contents.stamp(log);
+        }
     }
 
     fn carry_out(
@@ -461,6 +524,7 @@ impl Transaction<'_> {
         };
         let records = heal::records(book, &self.holds, pods, &entries, &new_id, self.now);
         self.log.append(&records, book.torn, durable)?;
+        self.stamp_contents();
         if lost > 0 {
             let path = self.log.path.display();
             self.notes.push(format!("{lost} pins that {path} had lost are written again: their pods run"));
@@ -473,7 +537,7 @@ impl Transaction<'_> {
         for change in &changes {
             self.holds.change(change);
         }
-        let crowded = self.holds.frames > HOLDS_SMALL.max(4 * self.holds.all.len());
+        let crowded = self.holds.frames > HOLDS_SMALL.max(2 * self.holds.all.len());
         if self.holds.stale || self.holds.damaged > 0 || crowded {
             let bytes = self.holds.rewritten(&self.store.boot, self.now);
             self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;

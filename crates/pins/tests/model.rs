@@ -39,6 +39,8 @@ impl Model {
 
     fn step(&mut self) {
         let before = self.log();
+        // Versions of the plugin with and without a table of contents take turns.
+        self.node.contents_from = Some(if self.chance.below(4) == 0 { u64::MAX } else { 0 });
         let adding = match self.chance.below(100) {
             0..45 => {
                 let pod = *self.chance.of(&PODS);

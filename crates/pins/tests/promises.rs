@@ -312,3 +312,31 @@ fn two_processes_cannot_be_given_one_address() {
     });
     assert_eq!(all.len(), 112);
 }
+
+#[test]
+fn with_a_table_of_contents_and_without_a_new_pod_gets_the_same_address() {
+    let r = ranges(&["10.0.0.0/25"]);
+    // When the list of this node's pods is written: never, while addresses were never used, while they are used again, last.
+    for list_at in [None, Some(60), Some(170), Some(219)] {
+        let told = [0, u64::MAX].map(|from| {
+            let mut node = Node::new();
+            node.contents_from = Some(from);
+            let add = |node: &mut Node, n: u32| {
+                let address = node.address(&r, &format!("pod-{n}"), &format!("c{n}"));
+                if n % 50 != 7 {
+                    node.del(&format!("c{n}"));
+                }
+                if list_at == Some(n) {
+                    let seen = Snapshot::read(&node.store());
+                    let pods = [n, n - 1, n - 40].map(|n| format!("default/pod-{n}").parse().unwrap()).into();
+                    let list = PodList { log: seen.log, highest: seen.highest, pods };
+                    list.write(&node.state(), 1).unwrap();
+                }
+                address
+            };
+            (0..260).map(|n| add(&mut node, n)).collect::<Vec<_>>()
+        });
+        let [with, without] = told;
+        assert_eq!(with, without, "list at {list_at:?}");
+    }
+}

@@ -37,13 +37,15 @@ pub struct Node {
     pub directory: tempfile::TempDir,
     pub boots: u32,
     pub clock: u64,
+    /// A log over this length has a table of contents; nothing: over the usual one.
+    pub contents_from: Option<u64>,
 }
 
 impl Node {
     pub fn new() -> Self {
         let directory = directory();
         std::fs::create_dir(directory.path().join("netns")).unwrap();
-        Self { directory, boots: 1, clock: 1_000 }
+        Self { directory, boots: 1, clock: 1_000, contents_from: None }
     }
 
     pub fn state(&self) -> PathBuf {
@@ -59,7 +61,12 @@ impl Node {
     }
 
     pub fn store(&self) -> Store {
-        Store::new(&self.state(), &self.run(), &format!("boot-{}", self.boots), Duration::from_secs(20))
+        let boot = format!("boot-{}", self.boots);
+        let store = Store::new(&self.state(), &self.run(), &boot, Duration::from_secs(20));
+        match self.contents_from {
+            Some(length) => store.with_contents_from(length),
+            None => store,
+        }
     }
 
     /// Power off, power on: what is in the run directory is gone, and with it every network namespace.

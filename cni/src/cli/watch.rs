@@ -1,0 +1,51 @@
+//! Who watches the configurations would put back what an uninstall takes out.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+/// File in the run directory, locked by the process that it names, for as long as that watches.
+const FILE: &str = "watch";
+
+/// Says that this process watches, until dropped.
+///
+/// # Errors
+/// When another does, or the run directory cannot be used.
+pub(super) fn begin(run: &Path) -> anyhow::Result<File> {
+    let mut file = lock(run)?;
+    file.set_len(0)?;
+    write!(file, "{}", std::process::id())?;
+    Ok(file)
+}
+
+/// Keeps others from watching, until dropped.
+///
+/// # Errors
+/// When somebody watches, or the run directory cannot be used.
+pub(super) fn keep_out(run: &Path) -> anyhow::Result<File> {
+    lock(run)
+}
+
+fn lock(run: &Path) -> anyhow::Result<File> {
+    let path = run.join(FILE);
+    let name = || path.display().to_string();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run)
+        .with_context(|| run.display().to_string())?;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.with_context(name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let who = fs::read_to_string(&path).unwrap_or_default();
+            bail!("`corax cni install --watch`, process {who}, watches the configurations: stop it first")
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(name),
+    }
+}

@@ -1,0 +1,67 @@
+//! Holds that are missing while containers run: somebody emptied the run directory. The runtime's cache knows who runs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::outside::is_namespace;
+use super::{Part, Transaction, identity};
+use crate::book::Book;
+use crate::holds::{Change, Hold, Netns};
+use crate::names::{Network, PinId};
+use crate::runtime;
+
+/// Where to learn who runs.
+#[derive(Debug, Clone)]
+pub(super) struct Runtime {
+    /// The runtime's CNI cache.
+    pub(super) cache: PathBuf,
+    /// The network that is asked about, and who gives out its addresses: it may have no pins yet.
+    pub(super) network: Option<(Network, Part)>,
+}
+
+impl Transaction<'_> {
+    /// Where this boot has no holds yet, brings those back whose containers live, on the networks that are ours. After a real
+    /// boot that is nobody.
+    pub(super) fn recover(&mut self) {
+        let Some(known) = self.store.runtime.as_ref().filter(|_| self.holds.stale) else { return };
+        let bytes = self.log.bytes(&mut self.notes);
+        let book = Book::replay(&bytes);
+        let of_this_boot =
+            |epoch: &str| epoch.split_once('.').is_some_and(|(boot, _)| boot == self.store.boot);
+        let lost = book.epoch.is_some_and(|(epoch, _)| of_this_boot(epoch));
+
+        let mut networks = BTreeMap::new();
+        for (id, entry) in book.pins.iter().filter_map(|(key, entry)| Some((PinId::from_words(key)?, entry)))
+        {
+            *networks.entry(id.network).or_insert(true) &= entry.seen;
+        }
+        if let Some((network, part)) = &known.network {
+            networks.entry(network.clone()).or_insert(*part == Part::Seen);
+        }
+        let mut back = 0;
+        for (network, seen) in networks {
+            for cached in runtime::all(&known.cache, &network) {
+                let Some(path) = cached.netns.filter(|path| is_namespace(path)) else { continue };
+                if cached.addresses.is_empty() {
+                    continue;
+                }
+                back += 1;
+                self.holds.change(&Change::Hold(Hold {
+                    attachment: cached.attachment,
+                    pod: cached.pod,
+                    uid: cached.uid,
+                    netns: Some(Netns { identity: identity(&path), path }),
+                    addresses: cached.addresses,
+                    since: self.now,
+                    seen,
+                }));
+            }
+        }
+        if lost || back > 0 {
+            let (holds, cache) = (self.held.path.display(), known.cache.display());
+            self.notes.push(format!(
+                "{holds} is missing while containers run: {back} that live according to {cache} hold their addresses again"
+            ));
+        }
+    }
+}
