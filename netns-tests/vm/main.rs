@@ -6,6 +6,8 @@
 mod agent;
 #[path = "../await_.rs"]
 mod await_;
+#[path = "../chance.rs"]
+mod chance;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;
