@@ -8,6 +8,7 @@ mod agent;
 mod await_;
 #[path = "../chance.rs"]
 mod chance;
+mod clock;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;

@@ -547,7 +547,8 @@ impl Claims<'_> {
     fn report(self) {
         for (domain, node, prefix) in &self.refused {
             let (held, (by, at)) = self.taken.overlapping(prefix).expect("what is taken stays taken");
-            let what = format!("overlaps {held} of node {at} of Gateway {by}, refused; what was before stays");
+            let what =
+                format!("overlaps {held} of node {at} of Gateway {by}, refused; what was before stays");
             let object = subnet_object(domain, node, prefix);
             self.problems.push(Problem::new(object, what, "give every node a pod CIDR of its own"));
         }
