@@ -8,6 +8,7 @@
 mod agent;
 mod await_;
 mod capture;
+mod chance;
 mod cleanup;
 mod drift;
 mod fail_closed;
@@ -20,5 +21,6 @@ mod packets;
 mod selfcheck;
 mod services;
 mod space;
+mod state;
 mod steady;
 mod traffic;
