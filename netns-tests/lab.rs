@@ -290,6 +290,11 @@ impl Lab {
         self.routers.get(domain).unwrap_or_else(|| panic!("no domain {domain}"))
     }
 
+    /// What is between the routers; each domain's link has its name.
+    pub const fn internet(&self) -> &Space {
+        &self.internet
+    }
+
     /// The address by which the internet knows a domain's gateway.
     pub fn public(&self, domain: &str) -> IpAddr {
         let (network, plan) = (0..)
