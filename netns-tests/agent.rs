@@ -28,10 +28,17 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts one.
-    pub fn start(space: &Space, node: &str, source: &Path, log: &Path, options: &[String]) -> Self {
-        let source = source.display().to_string();
-        let mut words = vec![CORAX, "agent", "--node-name", node, "--source", &source];
+    /// Starts one, of the binary under test or a copy of it.
+    pub fn start(
+        space: &Space,
+        binary: &Path,
+        node: &str,
+        source: &Path,
+        log: &Path,
+        options: &[String],
+    ) -> Self {
+        let (binary, source) = (binary.display().to_string(), source.display().to_string());
+        let mut words = vec![&*binary, "agent", "--node-name", node, "--source", &source];
         words.extend(options.iter().map(String::as_str));
         let process = space.spawn(&words, |command| {
             let log = File::options().create(true).append(true).open(log).expect("the log can be written");

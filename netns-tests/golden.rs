@@ -1,5 +1,7 @@
 //! The golden vectors of Raven's wire: device, VTEP, FDB and neighbours with `--vtep-identity=node-ip`.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -49,7 +51,7 @@ fn start(directory: &TempDir) -> [(Space, Agent); 2] {
     let options = ["--vtep-identity".to_owned(), "node-ip".to_owned()];
     [gateway, member].map(|space| {
         let log = directory.path().join(format!("{}.log", space.name));
-        let agent = Agent::start(&space, &space.name.clone(), &source, &log, &options);
+        let agent = Agent::start(&space, Path::new(CORAX), &space.name.clone(), &source, &log, &options);
         await_ready(&space);
         (space, agent)
     })

@@ -117,6 +117,8 @@ pub struct Lab {
     pub gateways: BTreeMap<String, Value>,
     /// Agents by node.
     pub agents: BTreeMap<String, Agent>,
+    /// The program that agents are started from.
+    pub binary: PathBuf,
     nodes: Vec<Node>,
     routers: BTreeMap<&'static str, Space>,
     internet: Space,
@@ -133,6 +135,7 @@ impl Lab {
         let mut lab = Self {
             gateways: BTreeMap::new(),
             agents: BTreeMap::new(),
+            binary: PathBuf::from(CORAX),
             nodes: Vec::new(),
             routers: BTreeMap::new(),
             internet,
@@ -187,7 +190,7 @@ impl Lab {
         all.extend(
             ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd00:10:96::/112"].map(str::to_owned),
         );
-        let agent = Agent::start(&node.space, name, source, &self.log(name), &all);
+        let agent = Agent::start(&node.space, &self.binary, name, source, &self.log(name), &all);
         self.agents.insert(name.to_owned(), agent);
     }
 
@@ -285,6 +288,11 @@ impl Lab {
     /// The router of a domain: `lan` is a bridge, `wan` leads to the internet.
     pub fn router(&self, domain: &str) -> &Space {
         self.routers.get(domain).unwrap_or_else(|| panic!("no domain {domain}"))
+    }
+
+    /// What is between the routers; each domain's link has its name.
+    pub const fn internet(&self) -> &Space {
+        &self.internet
     }
 
     /// The address by which the internet knows a domain's gateway.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -152,8 +152,9 @@ pub fn fetch(from: &Space, to: SocketAddr, bytes: u64) -> Result<IpAddr, String>
 /// Numbered UDP packets to an echo server, at a steady pace.
 pub struct Flow {
     ended: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
     received: Arc<Mutex<BTreeSet<u64>>>,
-    sender: Option<JoinHandle<u64>>,
+    sender: Option<JoinHandle<()>>,
     receiver: Option<JoinHandle<()>>,
     name: String,
 }
@@ -189,23 +190,31 @@ impl Flow {
             })
         });
         let ended = Arc::new(AtomicBool::new(false));
+        let sent = Arc::new(AtomicU64::new(0));
         let received = Arc::new(Mutex::new(BTreeSet::new()));
         let sender = std::thread::spawn({
-            let (socket, ended) = (socket.try_clone().expect("a socket may be shared"), ended.clone());
-            move || send(&socket, every, &ended)
+            let socket = socket.try_clone().expect("a socket may be shared");
+            let (ended, sent) = (ended.clone(), sent.clone());
+            move || send(&socket, every, &ended, &sent)
         });
         let receiver = std::thread::spawn({
             let (ended, received) = (ended.clone(), received.clone());
             move || receive(&socket, &received, &ended)
         });
-        Self { ended, received, sender: Some(sender), receiver: Some(receiver), name }
+        Self { ended, sent, received, sender: Some(sender), receiver: Some(receiver), name }
+    }
+
+    /// Packets sent until now.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Stops it, and waits for what is under way.
     pub fn stop(mut self) -> Count {
         self.ended.store(true, Ordering::Relaxed);
-        let sent = self.sender.take().expect("once").join().expect("the sender does not panic");
+        self.sender.take().expect("once").join().expect("the sender does not panic");
         self.receiver.take().expect("once").join().expect("the receiver does not panic");
+        let sent = self.sent();
         let received = self.received.lock().expect("nobody panicked");
         Count { sent, lost: (0..sent).filter(|number| !received.contains(number)).collect() }
     }
@@ -248,17 +257,16 @@ impl Drop for Flow {
     }
 }
 
-fn send(socket: &UdpSocket, every: Duration, ended: &AtomicBool) -> u64 {
-    let begin = Instant::now();
-    let mut number = 0u64;
+fn send(socket: &UdpSocket, every: Duration, ended: &AtomicBool, sent: &AtomicU64) {
+    let mut next = Instant::now();
     while !ended.load(Ordering::Relaxed) {
+        let number = sent.fetch_add(1, Ordering::Relaxed);
         // An error is what an earlier packet met: the number stays missing.
         let _ = socket.send(&number.to_be_bytes());
-        number += 1;
-        let next = begin + every * u32::try_from(number).expect("a test ends before that");
+        // Who was held up makes up for no more than a few packets: a burst would overflow a queue on the way.
+        next = (next + every).max(Instant::now().checked_sub(8 * every).unwrap_or(next));
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    number
 }
 
 fn receive(socket: &UdpSocket, received: &Mutex<BTreeSet<u64>>, ended: &AtomicBool) {

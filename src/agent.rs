@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::admin::Admin;
+use crate::clock::{self, Clock};
 use crate::config::{AdminArgs, NodeArgs};
 use crate::metrics::Metrics;
 use crate::source::Source;
@@ -89,6 +90,9 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let _claim = alone::claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
     standing.extend(args.problems());
+    // Before a tunnel starts: one in user space asks the clock once.
+    let (clock, behind) = Clock::step_up(&args.state.state_dir, epoch(), clock::set);
+    standing.extend(behind);
     let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });
@@ -126,7 +130,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let to = Arc::clone(&inbox);
     std::thread::Builder::new()
         .name("source".to_owned())
-        .spawn(move || source.follow(|sourced| to.put(sourced.clone())))
+        .spawn(move || source.follow(clock, |sourced| to.put(sourced.clone())))
         .context("cannot start the thread that reads manifests")?;
     let turning = std::thread::Builder::new()
         .name("reconciler".to_owned())

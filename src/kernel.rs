@@ -138,7 +138,12 @@ impl Kernel {
 
     /// What the node says of itself.
     pub(crate) fn facts(&mut self, query: &FactsQuery) -> Facts {
-        facts::facts(&mut self.requests, &self.mirror, &self.probes, query)
+        let mut facts = facts::facts(&mut self.requests, &self.mirror, &self.probes, query);
+        match self.nft.obstacles() {
+            Ok(obstacles) => facts.problems.extend(obstacles),
+            Err(error) => self.errors.push(error),
+        }
+        facts
     }
 
     /// Readable when there is something to [`drain`](Self::drain).

@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod cli;
+mod clock;
 mod command;
 mod config;
 mod kernel;

@@ -14,6 +14,8 @@ pub(crate) mod manifests;
 pub(crate) mod snapshot;
 mod watch;
 
+use crate::agent::epoch;
+use crate::clock::Clock;
 use manifests::Manifests;
 use snapshot::{Loaded, Snapshot};
 use watch::Heard;
@@ -114,8 +116,8 @@ impl Source {
         &self.current
     }
 
-    /// Reads and hands on every change, for ever. Meant for a thread of its own.
-    pub(crate) fn follow(mut self, mut each: impl FnMut(&Sourced)) {
+    /// Reads and hands on every change, for ever, and keeps the clock on disk. Meant for a thread of its own.
+    pub(crate) fn follow(mut self, mut clock: Clock, mut each: impl FnMut(&Sourced)) {
         let mut watch = watch::Watch::new(self.manifests.directory().to_owned());
         // A view of half the files would delete what the other half asks for; what the snapshot knows was whole once.
         if self.current.view.is_none() {
@@ -125,6 +127,7 @@ impl Source {
         }
         each(&self.current);
         loop {
+            clock.keep(epoch());
             let heard = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
             if self.refresh(&heard) {
                 each(&self.current);

@@ -6,6 +6,9 @@
 mod agent;
 #[path = "../await_.rs"]
 mod await_;
+#[path = "../chance.rs"]
+mod chance;
+mod clock;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;

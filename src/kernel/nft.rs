@@ -3,6 +3,7 @@
 //! Who made the table is told by one element of its set [`CHECKSUM_SET`], so that a restart adopts it without a write.
 
 mod elements;
+mod obstacle;
 mod program;
 mod wire;
 
@@ -16,6 +17,7 @@ use corax_core::nft::{CHECKSUM_SET, Ruleset};
 use corax_core::object::{Set, SetRole};
 use corax_core::observed::{NftTable, Observed};
 use corax_core::prefix::Prefix;
+use corax_core::problem::Problem;
 use corax_core::sorted::{Difference, merge};
 use nix::errno::Errno;
 use sha2::{Digest as _, Sha256};
@@ -383,6 +385,12 @@ impl Nft {
 
     fn send(&mut self, fill: impl FnOnce(&mut Batch)) -> Result<(), Failure> {
         Batch::send(&mut self.requests, fill)
+    }
+
+    /// Chains of others that may drop what is on its way between domains.
+    pub(super) fn obstacles(&mut self) -> Result<Vec<Problem>, Error> {
+        obstacle::problems(&mut self.requests)
+            .map_err(|failure| Error::Read { what: "chains of others", failure })
     }
 
     /// Named counters: packets and bytes.

@@ -123,16 +123,24 @@ impl Snapshot {
             let path = path.to_owned();
             move |source| Error::Io { path, source }
         };
-        let mut file = File::create(&new).map_err(at(&new))?;
-        let header = format!("{FORM} {} {}\n", json.len(), hex(&json));
-        file.write_all(header.as_bytes()).map_err(at(&new))?;
-        file.write_all(&json).map_err(at(&new))?;
-        file.sync_all().map_err(at(&new))?;
+        let write = || {
+            let mut file = File::create(&new)?;
+            let header = format!("{FORM} {} {}\n", json.len(), hex(&json));
+            file.write_all(header.as_bytes())?;
+            file.write_all(&json)?;
+            file.sync_all()
+        };
+        write().map_err(at(&new))?;
         // A torn newest one must not push out a whole previous one.
         if read(&newest).is_ok() {
             fs::rename(&newest, &previous).map_err(at(&previous))?;
         }
         fs::rename(&new, &newest).map_err(at(&newest))?;
+        // A first one stands twice: there is nothing before it to fall back on.
+        if !previous.exists() {
+            write().map_err(at(&new))?;
+            fs::rename(&new, &previous).map_err(at(&previous))?;
+        }
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(at(&self.directory))
     }
 }

@@ -2,6 +2,8 @@
 # Who reaches whom, and as whom: every pod and every node to every other node's pod.
 
 kinds=(v4 v6 tcp service port node)
+# Checks that go on at the same time: as many as may hang and hold up no other, few where the machine is emulated.
+at_once=${DEMO_AT_ONCE:-60}
 large=400000  # bytes, both ways: stalls where a packet is too big for a path and nobody says so
 small=3000    # bytes: more than one packet
 
@@ -75,6 +77,9 @@ checks_from_outside() {
 
 run_checks() {
     local node domain label outcome waiting=()
+    mkfifo /run/leaves
+    exec 8<>/run/leaves
+    printf '%*s' "$at_once" '' >&8
     {
         for node in "${nodes[@]}"; do
             { checks_of_pod "$node" | on "pod-$node" "$here/probe"; } &
@@ -91,6 +96,7 @@ run_checks() {
     while read -r label outcome; do
         result[$label]=${outcome% }
     done </run/results
+    exec 8>&-
 }
 
 # failures: the checks that failed, a line each.

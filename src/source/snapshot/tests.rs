@@ -35,6 +35,17 @@ fn who_held_what_comes_back_where_it_matters() {
 }
 
 #[test]
+fn the_first_generation_stands_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = Snapshot::new(directory.path());
+    snapshot.save(&files("only.yaml"), None).unwrap();
+    fs::write(directory.path().join("snapshot"), "").unwrap();
+    let loaded = snapshot.load().unwrap();
+    assert_eq!(loaded.files, files("only.yaml"));
+    assert!(loaded.problem.is_some());
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_an_error_that_names_the_file() {
     let error = Snapshot::new("/nonexistent").save(&files("a.yaml"), None).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/snapshot.new"), "{error}");

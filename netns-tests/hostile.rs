@@ -1,0 +1,96 @@
+//! Nodes whose own settings stand in the way: Corax works all the same, or says exactly what to set.
+
+use serde_json::Value;
+
+use crate::agent::{SOON, await_ready, status};
+use crate::await_::eventually;
+use crate::lab::{Lab, Plan};
+use crate::space::Space;
+
+/// Problems of an object with these words.
+fn problems_of(space: &Space, words: &str) -> Vec<Value> {
+    let status = status(space);
+    let all = status["problems"].as_array().expect("a list").iter();
+    all.filter(|problem| problem["object"].as_str().is_some_and(|object| object.contains(words)))
+        .cloned()
+        .collect()
+}
+
+/// Does what the problems of an object ask for, and waits until they are gone.
+#[track_caller]
+fn remedied(lab: &Lab, name: &str, words: &str, count: usize) {
+    let space = &lab.node(name).space;
+    let problems = problems_of(space, words);
+    assert_eq!(problems.len(), count, "{words}: {problems:?}");
+    let log = std::fs::read_to_string(lab.log(name)).expect("there is a log");
+    for problem in &problems {
+        assert!(log.contains(problem["what"].as_str().expect("text")), "{problem} is not in the log: {log}");
+        space.sh(problem["remedy"].as_str().expect("text"));
+    }
+    // Of the change itself nobody is told: each minute, or when something else happens.
+    space.run("ip address add 10.250.0.1/32 dev lo");
+    eventually(&format!("{words}: no longer a problem"), SOON, || match problems_of(space, words) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+    space.run("ip address del 10.250.0.1/32 dev lo");
+}
+
+fn two_domains(hostile: &str) -> Lab {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 2).mesh()]);
+    for node in lab.nodes() {
+        node.space.sh(hostile);
+    }
+    lab.declare();
+    lab.write();
+    for name in ["cloud-1", "site-1", "site-2"] {
+        lab.start_agent(name, &[]);
+    }
+    for node in lab.nodes() {
+        await_ready(&node.space);
+    }
+    lab
+}
+
+#[track_caller]
+fn is_cut_off(lab: &Lab) {
+    let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));
+    from.pod.try_run(&format!("ping -n -q -c 1 -w 3 {}", to.pod4())).expect_err("this setting does no harm");
+}
+
+#[test]
+fn a_forward_policy_of_drop_is_told_with_what_to_set() {
+    let mut lab = two_domains("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP");
+    is_cut_off(&lab);
+    for name in ["cloud-1", "site-1", "site-2"] {
+        remedied(&lab, name, "FORWARD", 2);
+    }
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn a_firewall_of_nftables_that_forwards_nothing_is_told_with_what_to_set() {
+    let mut lab = two_domains(
+        "nft 'table inet firewall { chain through { type filter hook forward priority filter; policy drop;
+             ct state established,related accept; }; }'",
+    );
+    is_cut_off(&lab);
+    for name in ["cloud-1", "site-1", "site-2"] {
+        remedied(&lab, name, "inet firewall", 1);
+    }
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn strict_reverse_path_filters_do_no_harm_and_forwarding_that_is_off_is_told() {
+    let mut lab = two_domains(
+        "for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 >$f; done
+         echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding",
+    );
+    is_cut_off(&lab);
+    for name in ["cloud-1", "site-1", "site-2"] {
+        remedied(&lab, name, "net.ipv4.ip_forward", 1);
+        remedied(&lab, name, "net.ipv6.conf.all.forwarding", 1);
+    }
+    lab.everyone_reaches_everyone();
+}
