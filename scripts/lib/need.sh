@@ -41,12 +41,12 @@ need_cargo() {
     need_tools cc=gcc
 }
 
-# need_rust_target TARGET: the standard library for a target, fetched by rustup where it is missing.
-need_rust_target() {
+# has_rust_target TARGET: whether there is Rust's standard library for a target; fetched by rustup where it is missing.
+has_rust_target() {
     [[ -d $(rustc --print target-libdir --target "$1") ]] && return
-    command -v rustup >/dev/null || die "missing: Rust's standard library for $1"
+    command -v rustup >/dev/null || return
     step "fetching Rust's standard library for $1"
-    rustup target add "$1" || die "missing: rustup target add $1"
+    rustup target add "$1"
 }
 
 # need_go: a Go toolchain that reads today's modules (Debian 12's own is older), for other people's programs.
