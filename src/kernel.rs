@@ -19,7 +19,7 @@ mod rule;
 mod socket;
 mod sysctl;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -140,7 +140,7 @@ impl Kernel {
     pub(crate) fn facts(&mut self, query: &FactsQuery) -> Facts {
         let mut facts = facts::facts(&mut self.requests, &self.mirror, &self.probes, query);
         match self.nft.obstacles() {
-            Ok(obstacles) => facts.problems.extend(obstacles),
+            Ok(obstacles) => facts.problems.extend_from_slice(obstacles),
             Err(error) => self.errors.push(error),
         }
         facts

@@ -290,3 +290,6 @@ enum TunnelError {
     #[error("nobody answers for {0}: start `corax tunnel {0}` beside the agent")]
     External(Device),
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use corax_core::nft::{CHECKSUM_SET, Ruleset};
 use corax_core::object::{Set, SetRole};
@@ -34,6 +35,9 @@ const NFNLGRP_NFTABLES: u32 = 7;
 /// From so many elements on, nft is not asked to add them.
 const MANY: usize = 1024;
 
+/// How often the chains of others are looked at, at most: kube-proxy has tens of thousands.
+const LOOK: Duration = Duration::from_secs(1);
+
 pub(super) struct Nft {
     program: PathBuf,
     requests: Socket,
@@ -48,6 +52,10 @@ pub(super) struct Nft {
     stale: bool,
     /// Read the elements of these sets anew.
     stale_sets: BTreeSet<Set>,
+    /// Somebody else changed something since the chains of others were last looked at, which was then.
+    foreign: bool,
+    looked: Option<Instant>,
+    obstacles: Vec<Problem>,
     /// The table that is being made.
     making: Option<Making>,
     /// The listing of a table that has just been made.
@@ -105,6 +113,9 @@ impl Nft {
             odd: BTreeSet::new(),
             stale: true,
             stale_sets: BTreeSet::new(),
+            foreign: true,
+            looked: None,
+            obstacles: Vec::new(),
             making: None,
             made: None,
             added: BTreeMap::new(),
@@ -127,7 +138,7 @@ impl Nft {
     /// Reads everything.
     pub(super) fn resync(&mut self, observed: &mut Observed) -> Result<bool, Error> {
         self.take_events()?;
-        self.stale = true;
+        (self.stale, self.foreign) = (true, true);
         self.settle(observed)
     }
 
@@ -173,7 +184,7 @@ impl Nft {
                 Received::Datagram(bytes) => {
                     for message in Messages(bytes) {
                         match wire::decode_event(&message) {
-                            Event::Foreign => {}
+                            Event::Foreign => self.foreign = true,
                             Event::Table => self.stale = true,
                             Event::Elements(name, event) => match Set::from_name(name) {
                                 Some(set) => {
@@ -388,9 +399,14 @@ impl Nft {
     }
 
     /// Chains of others that may drop what is on its way between domains.
-    pub(super) fn obstacles(&mut self) -> Result<Vec<Problem>, Error> {
-        obstacle::problems(&mut self.requests)
-            .map_err(|failure| Error::Read { what: "chains of others", failure })
+    pub(super) fn obstacles(&mut self) -> Result<&[Problem], Error> {
+        let late = self.looked.is_none_or(|at| at.elapsed() >= LOOK);
+        if self.foreign && late {
+            (self.foreign, self.looked) = (false, Some(Instant::now()));
+            self.obstacles = obstacle::problems(&mut self.requests)
+                .map_err(|failure| Error::Read { what: "chains of others", failure })?;
+        }
+        Ok(&self.obstacles)
     }
 
     /// Named counters: packets and bytes.

@@ -3,5 +3,5 @@
 mod classes;
 mod foreign;
 mod random;
-mod support;
+pub(crate) mod support;
 mod table;

@@ -151,7 +151,6 @@ pub(super) fn dump_elements(socket: &mut Socket, set: &str) -> Result<Option<Vec
     )
 }
 
-/// Named counters of the table: packets and bytes.
 /// A chain of somebody else.
 #[derive(Debug)]
 pub(super) struct Chain {
@@ -198,7 +197,7 @@ pub(super) fn dump_dropping(socket: &mut Socket) -> Result<Vec<Chain>, Failure> 
 
 /// Whether a rule of a chain's table holds a text, such as the begin of a device's name.
 pub(super) fn table_names(socket: &mut Socket, chain: &Chain, text: &str) -> Result<bool, Failure> {
-    let filter = |writer: &mut super::super::wire::Writer| writer.text(NFTA_TABLE, &chain.table);
+    let filter = |writer: &mut Writer| writer.text(NFTA_TABLE, &chain.table);
     socket.dump(
         kind(NFT_MSG_GETRULE),
         &header(chain.family, 0),
@@ -210,6 +209,7 @@ pub(super) fn table_names(socket: &mut Socket, chain: &Chain, text: &str) -> Res
     )
 }
 
+/// Named counters of the table: packets and bytes.
 pub(super) fn dump_counters(socket: &mut Socket) -> Result<Vec<(String, u64, u64)>, Failure> {
     socket.dump(
         kind(NFT_MSG_GETOBJ),

@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::kernel::{ApplyError, Kernel};
 
 /// Runs a test in a thread with a network namespace of its own, which ends with it.
-pub(super) fn in_namespace<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn in_namespace<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("tests of the kernel need root, for network namespaces");
         sh("ip link set lo up");
@@ -37,7 +37,7 @@ fn shell(line: &str) -> Output {
 }
 
 /// Runs lines in a shell; they must succeed.
-pub(super) fn sh(lines: &str) -> String {
+pub(crate) fn sh(lines: &str) -> String {
     let output = shell(lines);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{lines}\n{error}");
