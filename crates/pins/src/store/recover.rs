@@ -57,10 +57,14 @@ impl Transaction<'_> {
                 }));
             }
         }
-        if lost || back > 0 {
-            let (holds, cache) = (self.held.path.display(), known.cache.display());
+        let (holds, cache) = (self.held.path.display(), known.cache.display());
+        if lost {
             self.notes.push(format!(
                 "{holds} is missing while containers run: {back} that live according to {cache} hold their addresses again"
+            ));
+        } else if back > 0 {
+            self.notes.push(format!(
+                "{back} containers that ran before, according to {cache}, hold their addresses"
             ));
         }
     }
