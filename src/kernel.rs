@@ -234,10 +234,14 @@ impl Kernel {
                     Kind::Message => self.queue(&mut run, number, change),
                     Kind::Link => self.link(&mut run, number, change),
                     Kind::Alone => {
-                        self.finish_table(&mut run);
+                        if change.backend() == Backend::Nft {
+                            self.finish_table(&mut run);
+                        }
                         let result = self.alone(change, elsewhere);
                         run.set(number, result);
-                        run.table = matches!(change, Change::ReplaceTable(..)).then_some(number);
+                        if matches!(change, Change::ReplaceTable(..)) {
+                            run.table = Some(number);
+                        }
                     }
                     Kind::Elsewhere => {
                         let result = elsewhere(change);
