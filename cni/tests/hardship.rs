@@ -261,3 +261,23 @@ fn a_run_directory_emptied_under_running_containers_is_told_and_costs_nobody_the
     }
     assert_eq!(start("a2", Some("a")).ips(), [homes.remove(0)], "and comes home");
 }
+
+#[test]
+fn a_damaged_hold_of_a_running_container_costs_nobody_the_address() {
+    let node = Node::new();
+    let conf = "/run/conf/10-pods.conflist";
+    let bridge = json!({ "type": "bridge", "bridge": "cni0", "isGateway": true,
+        "ipam": { "type": "corax-cni", "rangeStart": "10.1.0.2", "rangeEnd": "10.1.0.3", "subnet": "10.1.0.0/29" } });
+    node.write(conf, &json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [bridge] }).to_string());
+    let start = |container: &str| {
+        node.netns(container);
+        node.libcni("add", &[conf, container, &format!("/run/netns/{container}"), "eth0"])
+    };
+    let first = start("x1").ips();
+    // One letter of its record: the sum is wrong from now on.
+    node.sh("grep -q ' hold .* x1 ' /run/corax/holds; sed -i '/ hold .* x1 /s/eth0/etho/' /run/corax/holds");
+    let second = start("x2");
+    assert!(second.errors.contains("were damaged"), "{second:?}");
+    assert_ne!(second.ips(), first, "x1 lives");
+    assert_eq!(start("x3").code(), 100, "both are held");
+}

@@ -8,6 +8,14 @@ use std::rc::Rc;
 
 use crate::contents::Stamp;
 
+/// Whether opening a file failed for want of memory or descriptors.
+fn is_passing(error: &io::Error) -> bool {
+    /// Too many open files: of the system, of the process (errno(3), the same on every Linux).
+    const NO_DESCRIPTORS: [i32; 2] = [23, 24];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || error.raw_os_error().is_some_and(|number| NO_DESCRIPTORS.contains(&number))
+}
+
 /// Puts `bytes` at `path` so that a reader, and a crash, finds the old file or the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
@@ -58,13 +66,23 @@ impl Journal {
     pub(crate) fn open(path: &Path, notes: &mut Vec<String>) -> Self {
         match Self::try_open(path) {
             Ok(journal) => journal,
+            // Of the machine at this moment, and not of the file: nothing is known of it, and nothing is written.
+            Err(error) if is_passing(&error) => {
+                notes.push(format!("{} cannot be opened: {error}", path.display()));
+                Self::none(path, Some(error))
+            }
             Err(error) => Self::anew(path, &error, notes),
         }
     }
 
     fn anew(path: &Path, error: &io::Error, notes: &mut Vec<String>) -> Self {
-        let aside = path.with_extension("unreadable");
-        let _ = fs::remove_file(&aside);
+        // Whatever was put aside before stays: it may be the better one.
+        let names = (0u32..).map(|number| match number {
+            0 => path.with_extension("unreadable"),
+            _ => path.with_extension(format!("unreadable.{number}")),
+        });
+        let aside =
+            names.take(100).find(|name| !name.exists()).unwrap_or_else(|| path.with_extension("unreadable"));
         let kept = match fs::rename(path, &aside) {
             Ok(()) => format!("kept as {}", aside.display()),
             Err(e) => format!("not moved aside: {e}"),
@@ -171,10 +189,11 @@ impl Journal {
         self.file.as_ref().map_or(Ok(()), File::sync_data)
     }
 
-    /// Whether a record of `size` bytes could be appended now: tried with empty lines, which mean nothing.
-    pub(crate) fn probe(&mut self, size: usize, torn: Option<usize>, durable: bool) -> io::Result<()> {
+    /// Whether a record of `size` bytes could be appended now: tried with empty lines, which mean
+    /// nothing. Not whether the disk keeps it: a runtime asks every few seconds, and flash wears.
+    pub(crate) fn probe(&mut self, size: usize, torn: Option<usize>) -> io::Result<()> {
         let before = torn.map_or(self.length, |torn| torn as u64);
-        self.append(&vec![b'\n'; size], torn, durable)?;
+        self.append(&vec![b'\n'; size], torn, false)?;
         (self.length, self.bytes) = (before, None);
         self.writable()?.set_len(before)
     }
@@ -182,8 +201,9 @@ impl Journal {
     /// Puts a new log in the place of this one, on disk when this returns if `durable`.
     pub(crate) fn rewrite(&mut self, bytes: &[u8], durable: bool) -> io::Result<()> {
         self.writable()?;
-        replace(&self.path, bytes, durable)?;
+        let replaced = replace(&self.path, bytes, durable);
+        // Even where it failed: the file may have its name already, and what is written to the old one is lost.
         *self = Self::try_open(&self.path)?;
-        Ok(())
+        replaced
     }
 }

@@ -261,10 +261,10 @@ impl Transaction<'_> {
             self.write_holds(&[])?;
         }
         let torn = self.holds.torn.take();
-        self.held.probe(PROBE, torn, false).map_err(|source| self.not_held(source))?;
+        self.held.probe(PROBE, torn).map_err(|source| self.not_held(source))?;
         let torn = Book::replay(&self.log.bytes(&mut self.notes)).torn;
         self.open_contents();
-        let log = self.log.probe(PROBE, torn, true).map_err(|source| self.not_durable(source));
+        let log = self.log.probe(PROBE, torn).map_err(|source| self.not_durable(source));
         self.stamp_contents();
         let Some(ranges) = ranges else {
             let known = !Book::replay(&self.log.bytes(&mut self.notes)).pins.is_empty();

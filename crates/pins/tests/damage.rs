@@ -184,3 +184,19 @@ fn empty_missing_and_unreadable_files_cost_no_start() {
         }
     }
 }
+
+#[test]
+fn what_was_put_aside_before_stays() {
+    let r = ranges(&["10.0.0.0/24"]);
+    let (mut node, ..) = small();
+    let state = node.directory.path().join("state");
+    for number in 0..2 {
+        let _ = fs::remove_file(state.join("pins"));
+        fs::create_dir(state.join("pins")).unwrap();
+        fs::write(state.join("pins/mark"), format!("{number}")).unwrap();
+        node.with(|t| t.add(&r, &common::request("new", &format!("new{number}"), "/nowhere"), None).unwrap());
+    }
+    for (number, name) in ["pins.unreadable", "pins.unreadable.1"].into_iter().enumerate() {
+        assert_eq!(fs::read_to_string(state.join(name).join("mark")).unwrap(), number.to_string());
+    }
+}

@@ -28,11 +28,12 @@ pub fn lives(hold: &Hold) -> bool {
     }
 }
 
-/// Whether a path of which only the name is known leads to a network namespace. A file left over by one that is gone is none.
+/// Whether a path of which only the name is known leads to the network namespace of a pod. A file left over by one that is gone
+/// is none, and neither is the node's own: the path names a process whose number another one has by now.
 pub(crate) fn is_namespace(path: &str) -> bool {
-    let own = std::fs::metadata("/proc/self/ns/net").map(|m| m.dev()).ok();
+    let node = identity("/proc/1/ns/net");
     match std::fs::metadata(path) {
-        Ok(m) => own.is_none_or(|own| own == m.dev()),
+        Ok(m) => node.is_none_or(|node| node.0 == m.dev() && node.1 != m.ino()),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

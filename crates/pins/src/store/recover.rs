@@ -1,4 +1,5 @@
-//! Holds that are missing while containers run: somebody emptied the run directory. The runtime's cache knows who runs.
+//! Holds that are missing or damaged while containers run: somebody emptied the run directory, a bit flipped. The runtime's
+//! cache knows who runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,15 +21,16 @@ pub(super) struct Runtime {
 }
 
 impl Transaction<'_> {
-    /// Where this boot has no holds yet, brings those back whose containers live, on the networks that are ours. After a real
-    /// boot that is nobody.
+    /// Where this boot has no holds yet, or lost some, brings those back whose containers live, on the networks that are ours.
+    /// After a real boot that is nobody.
     pub(super) fn recover(&mut self) {
-        let Some(known) = self.store.runtime.as_ref().filter(|_| self.holds.stale) else { return };
+        let missing = self.holds.stale || self.holds.damaged > 0;
+        let Some(known) = self.store.runtime.as_ref().filter(|_| missing) else { return };
         let bytes = self.log.bytes(&mut self.notes);
         let book = Book::replay(&bytes);
         let of_this_boot =
             |epoch: &str| epoch.split_once('.').is_some_and(|(boot, _)| boot == self.store.boot);
-        let lost = book.epoch.is_some_and(|(epoch, _)| of_this_boot(epoch));
+        let lost = self.holds.stale && book.epoch.is_some_and(|(epoch, _)| of_this_boot(epoch));
 
         let mut networks = BTreeMap::new();
         for (id, entry) in book.pins.iter().filter_map(|(key, entry)| Some((PinId::from_words(key)?, entry)))
@@ -42,7 +44,7 @@ impl Transaction<'_> {
         for (network, seen) in networks {
             for cached in runtime::all(&known.cache, &network) {
                 let Some(path) = cached.netns.filter(|path| is_namespace(path)) else { continue };
-                if cached.addresses.is_empty() {
+                if cached.addresses.is_empty() || self.holds.all.contains_key(&cached.attachment) {
                     continue;
                 }
                 back += 1;
