@@ -29,9 +29,16 @@ impl PodList {
     /// Name of the list's file in the state directory.
     pub const FILE: &str = "pods";
 
-    /// Reads the list of a state directory. One that is missing or damaged is no list: it protects nobody and lets nobody go.
-    pub fn read(state: &Path) -> Option<Self> {
-        Self::parse(&std::fs::read(state.join(Self::FILE)).ok()?)
+    /// Reads the list of a state directory; none where there is no file.
+    ///
+    /// # Errors
+    /// What is wrong with the file. It is no list then: it protects nobody and lets nobody go.
+    pub fn read(state: &Path) -> io::Result<Option<Self>> {
+        match std::fs::read(state.join(Self::FILE)) {
+            Ok(bytes) => Self::parse(&bytes).map(Some).ok_or_else(|| io::Error::other("it is damaged")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Writes it beside the old one and renames it, durable when this returns.

@@ -100,7 +100,7 @@ impl Snapshot {
     }
 
     fn of(store: &Store, log: &[u8], held: &[u8]) -> Self {
-        let list = PodList::read(store.state());
+        let list = PodList::read(store.state()).ok().flatten();
         let book = Book::replay(log);
         let holds = Holds::replay(held, store.boot());
         let live: BTreeMap<_, _> = holds

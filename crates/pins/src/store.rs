@@ -398,7 +398,7 @@ impl Transaction<'_> {
         self.open_contents();
         let keys: BTreeSet<_> =
             self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
-        let pods = PodList::read(&self.store.state);
+        let pods = self.pods();
         let outside = Files::new(before, network);
         for oldest in [0, OLDEST] {
             let found = self.contents.as_ref().zip(self.log.file()).and_then(|(contents, file)| {
@@ -420,6 +420,21 @@ impl Transaction<'_> {
         self.run(network, before, verb)
     }
 
+    /// The last known pod list. One that cannot be read is said.
+    fn pods(&mut self) -> Option<PodList> {
+        PodList::read(&self.store.state).unwrap_or_else(|error| {
+            let path = self.store.state.join(PodList::FILE);
+            let note = format!(
+                "{}: {error}; which pods this node has is not known until it is written anew",
+                path.display()
+            );
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+            None
+        })
+    }
+
     /// Replays the whole log, decides, and makes what was decided true.
     fn run<T>(
         &mut self,
@@ -429,7 +444,7 @@ impl Transaction<'_> {
     ) -> Result<T, Error> {
         let bytes = self.log.bytes(&mut self.notes);
         let book = Book::replay(&bytes);
-        let pods = PodList::read(&self.store.state);
+        let pods = self.pods();
         let outside = Files::new(before, network);
         let (answer, plan) = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside))?;
         let draft = (book.length as u64 > self.store.contents_from).then(|| Draft::of(&book)).flatten();

@@ -181,6 +181,8 @@ fn empty_missing_and_unreadable_files_cost_no_start() {
             if how == "directory" && file != "state/pods" {
                 assert!(notes.iter().any(|n| n.contains("cannot be read")), "{file}: {notes:?}");
             }
+            let list = notes.iter().any(|n| n.contains("which pods this node has is not known"));
+            assert_eq!(list, file == "state/pods" && how != "missing", "{file} {how}: {notes:?}");
         }
     }
 }
