@@ -38,7 +38,8 @@ fn reaches(lab: &Lab, to: IpAddr) {
 
 /// Shell that damages `$f` in ways that a power cut or a dying disk does.
 fn damage(chance: &mut Chance, flips: bool) -> String {
-    let cut = chance.below(1000);
+    // More than the last line's end goes.
+    let cut = chance.below(950);
     let flip = chance.below(100_000);
     let ways = [
         ": >$f".to_owned(),
