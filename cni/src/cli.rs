@@ -38,9 +38,7 @@ pub struct Places {
 
 impl Places {
     fn store(&self) -> Store {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = if boot.trim().is_empty() { "unknown" } else { boot.trim() };
-        Store::new(&self.state_dir, &self.run_dir, boot, Duration::from_secs(10))
+        Store::new(&self.state_dir, &self.run_dir, &crate::boot(), Duration::from_secs(10))
             .with_runtime(Path::new(runtime::CACHE), None)
     }
 }

@@ -5,6 +5,8 @@
 //! | [`plugin`] | one call: environment and configuration in, result or error out |
 //! | `plugin::ipam` | the verbs as IPAM, under a main plugin |
 //! | `plugin::chain` | the verbs in a chain, after one |
+//! | `plugin::netns` | a pod's network namespace, by netlink |
+//! | `plugin::present` | whether it still has what a result says |
 //! | `plugin::route_mtu` | the MTU of a pod's routes |
 //! | [`config`] | the network configuration |
 //! | `cli` | `corax cni` and `corax pins` |
@@ -24,6 +26,12 @@ pub use cli::{CniCommand, PinsCommand};
 pub const MTU: &str = "mtu";
 
 pub use corax_pins::store::RUN;
+
+/// This boot's identity (random(4)), by which holds are told from those of another.
+fn boot() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if boot.trim().is_empty() { "unknown".to_owned() } else { boot }
+}
 
 /// What the plugin is called in configurations.
 pub const TYPE: &str = "corax-cni";

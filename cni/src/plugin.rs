@@ -97,14 +97,8 @@ pub fn run(
 }
 
 fn store(places: &Places, deadline: Duration, network: Option<(&Network, Part)>) -> Store {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Store::new(
-        &places.state(),
-        &places.run(),
-        if boot.trim().is_empty() { "unknown" } else { &boot },
-        deadline,
-    )
-    .with_runtime(&places.cache(), network.map(|(network, part)| (network.clone(), part)))
+    Store::new(&places.state(), &places.run(), &crate::boot(), deadline)
+        .with_runtime(&places.cache(), network.map(|(network, part)| (network.clone(), part)))
 }
 
 /// Unix time in seconds, for people to read.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -12,7 +11,7 @@ use crate::hostlocal::HostLocal;
 use crate::names::{Interface, Network};
 use crate::runtime::{self, Cached};
 use crate::snapshot::Pin;
-use crate::store::{Transaction, identity};
+use crate::store::{Transaction, identity, is_namespace};
 
 /// What became of one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -123,7 +122,7 @@ fn attachment(
     addresses: Vec<IpAddr>,
     before: &HostLocal,
 ) -> Result<Imported, Error> {
-    let alive = entry.netns.as_deref().is_none_or(|path| HostLocal::lives(Path::new(path)));
+    let alive = entry.netns.as_deref().is_none_or(is_namespace);
     let hold = Hold {
         attachment: entry.attachment.clone(),
         pod: entry.pod.clone(),

@@ -27,6 +27,7 @@ use crate::{Answer, Request, heal};
 
 pub use crate::decide::Part;
 use outside::Files;
+pub(crate) use outside::is_namespace;
 pub use outside::{identity, lives};
 
 /// Where pins are kept unless a configuration says otherwise.

@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 use crate::book::Map;
 use crate::choose::Outside;
@@ -73,12 +72,5 @@ impl Outside for Files<'_> {
 
     fn foreign(&self, address: IpAddr) -> Option<String> {
         self.reserved.get_or_init(|| self.read()).get(&address).cloned()
-    }
-}
-
-impl HostLocal {
-    /// Whether a path leads to a live network namespace.
-    pub(crate) fn lives(path: &Path) -> bool {
-        path.to_str().is_some_and(is_namespace)
     }
 }
