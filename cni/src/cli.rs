@@ -6,7 +6,7 @@ pub mod install;
 mod pins;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -34,24 +34,24 @@ pub struct Places {
     /// Directory of the holds
     #[arg(long, value_name = "DIR", default_value = store::RUN)]
     pub run_dir: PathBuf,
+    /// The runtime's CNI cache
+    #[arg(long, value_name = "DIR", default_value = runtime::CACHE)]
+    pub cache_dir: PathBuf,
 }
 
 impl Places {
     fn store(&self) -> Store {
         Store::new(&self.state_dir, &self.run_dir, &crate::boot(), Duration::from_secs(10))
-            .with_runtime(Path::new(runtime::CACHE), None)
+            .with_runtime(&self.cache_dir, None)
     }
 }
 
-/// Where host-local and the runtime keep what they know.
+/// Where host-local keeps what it knows.
 #[derive(Debug, Clone, Args)]
 pub struct Others {
     /// host-local's directory; a `dataDir` in the configuration goes before it
     #[arg(long, value_name = "DIR", default_value = hostlocal::DATA)]
     pub host_local_dir: PathBuf,
-    /// The runtime's CNI cache
-    #[arg(long, value_name = "DIR", default_value = runtime::CACHE)]
-    pub cache_dir: PathBuf,
 }
 
 fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) {

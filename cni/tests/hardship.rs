@@ -263,6 +263,55 @@ fn a_run_directory_emptied_under_running_containers_is_told_and_costs_nobody_the
 }
 
 #[test]
+fn a_network_without_pins_comes_back_too_where_another_is_asked_about_first() {
+    let node = Node::new();
+    let conf = |name: &str, subnet: &str| {
+        let path = format!("/run/conf/10-{name}.conflist");
+        let bridge = json!({ "type": "bridge", "bridge": name, "isGateway": true,
+            "ipam": { "type": "corax-cni", "ranges": [[{ "subnet": subnet }]] } });
+        node.write(&path, &json!({ "cniVersion": "1.0.0", "name": name, "plugins": [bridge] }).to_string());
+        path
+    };
+    let (one, two) = (conf("one", "10.1.0.0/29"), conf("two", "10.2.0.0/29"));
+    let start = |conf: &str, container: &str| {
+        node.netns(container);
+        node.libcni("add", &[conf, container, &format!("/run/netns/{container}"), "eth0"])
+    };
+    let homes = [start(&one, "a1").ips(), start(&two, "b1").ips()];
+    node.sh("rm -rf /run/corax");
+    assert_ne!(start(&one, "a2").ips(), homes[0]);
+    let second = start(&two, "b2");
+    assert!(second.errors.contains("1 containers that ran before"), "{second:?}");
+    assert_ne!(second.ips(), homes[1], "b1 lives");
+    for container in ["b1", "b2"] {
+        let netns = format!("/run/netns/{container}");
+        assert!(node.libcni("check", &[&two, container, &netns, "eth0"]).ok, "{container} holds its address");
+    }
+}
+
+#[test]
+fn a_pinned_pod_starts_on_a_disk_that_an_error_made_read_only() {
+    let node = Node::new();
+    let config = ipam(&["10.1.0.0/24"]);
+    node.sh("truncate -s 16M /run/disk && mkfs.ext4 -q /run/disk
+         mount -o loop,errors=remount-ro /run/disk /var/lib/corax");
+    node.netns("a1");
+    let home = node.add("a1", "a", &config);
+    // The log is read from the disk, and then there is the error.
+    node.sh("umount /var/lib/corax; mount -o loop,errors=remount-ro /run/disk /var/lib/corax");
+    node.reboot();
+    node.sh("device=$(findmnt -no SOURCE /var/lib/corax)
+         echo 1 > /sys/fs/ext4/$(basename $device)/trigger_fs_error
+         ! touch /var/lib/corax/x");
+    node.netns("a2");
+    assert_eq!(node.add("a2", "a", &config), home);
+    node.netns("new");
+    let refused = node.call("ADD", "new", Some("new"), &config);
+    assert_eq!(refused.code(), 101, "{refused:?}");
+    node.sh("umount /var/lib/corax");
+}
+
+#[test]
 fn a_damaged_hold_of_a_running_container_costs_nobody_the_address() {
     let node = Node::new();
     let conf = "/run/conf/10-pods.conflist";

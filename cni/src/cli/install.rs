@@ -106,7 +106,7 @@ impl Installation {
         }
         if edited.ipam {
             let data = edited.data_dir.as_ref().map_or(self.others.host_local_dir.as_path(), Path::new);
-            let before = HostLocal::new(data, &edited.network, &self.others.cache_dir);
+            let before = HostLocal::new(data, &edited.network, &self.places.cache_dir);
             report.imported = import::host_local(&mut transaction, &edited.network, &before)?;
         }
         let memory = Saved { original: text, written: edited.text.clone() };
@@ -199,7 +199,7 @@ impl Installation {
         let differing = [
             ("stateDir", &self.places.state_dir, store::STATE),
             ("runDir", &self.places.run_dir, store::RUN),
-            ("cacheDir", &self.others.cache_dir, runtime::CACHE),
+            ("cacheDir", &self.places.cache_dir, runtime::CACHE),
         ];
         let differing = differing.into_iter().filter(|(_, is, usual)| is.as_path() != Path::new(usual));
         differing.map(|(key, is, _)| (key.to_owned(), is.display().to_string().into())).collect()

@@ -226,7 +226,7 @@ fn import_host_local(
     let mut transaction = store.begin(plugin::now())?;
     let mut all: Vec<(Network, Imported)> = Vec::new();
     for network in networks {
-        let before = HostLocal::new(&others.host_local_dir, &network, &others.cache_dir);
+        let before = HostLocal::new(&others.host_local_dir, &network, &places.cache_dir);
         let imported = import::host_local(&mut transaction, &network, &before)?;
         all.extend(imported.into_iter().map(|i| (network.clone(), i)));
     }

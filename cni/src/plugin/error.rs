@@ -10,8 +10,6 @@ use crate::config::ConfigError;
 pub enum Code {
     /// The configuration's version is none we speak, or does not know the verb.
     Incompatible = 1,
-    /// The container is unknown.
-    UnknownContainer = 3,
     /// An environment variable is missing or wrong.
     Environment = 4,
     /// A file or standard input cannot be read or written.
@@ -64,7 +62,6 @@ impl Failure {
     fn summary(&self) -> &'static str {
         match self.code {
             Code::Incompatible => "incompatible CNI version",
-            Code::UnknownContainer => "unknown container",
             Code::Environment => "invalid environment variables",
             Code::Io => "I/O failure",
             Code::Decode => "decoding failure",

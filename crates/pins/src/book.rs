@@ -3,7 +3,7 @@
 //! Numbers, not clocks, order what happened. Every address of a network has at most one pin: of two that claim one, which
 //! only damage can bring about, the later wins and the other is void.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use crate::excerpt::Rest;
@@ -35,6 +35,12 @@ pub(crate) struct Entry<'a> {
 impl Entry<'_> {
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         record::addresses(self.addresses).unwrap_or_default()
+    }
+
+    /// When it was released, as long as no sandbox holds it: the number that orders releases. Where nothing was said, that is when
+    /// the holds `began` ([`Book::began`]).
+    pub(crate) fn released(&self, began: u64) -> u64 {
+        self.freed.map_or(self.taken.max(began), |(number, _)| number)
     }
 
     /// Number of the last record that concerns it.
@@ -154,10 +160,16 @@ impl<'a> Book<'a> {
         index
     }
 
-    /// When a pin that no sandbox holds was released: the number that orders releases.
-    pub(crate) fn released(&self, entry: &Entry<'_>) -> u64 {
-        let boot = self.epoch.map_or(0, |(_, number)| number);
-        entry.freed.map_or(entry.taken.max(boot), |(number, _)| number)
+    /// Keys of all pins that lost an address to a later one.
+    pub(crate) fn void(&self) -> Vec<&str> {
+        let networks: BTreeSet<&str> = self.pins.keys().filter_map(|key| key.split(' ').next()).collect();
+        let networks = networks.into_iter().filter_map(|network| network.parse::<Network>().ok());
+        networks.flat_map(|network| self.index(&network).void).collect()
+    }
+
+    /// When the holds of an epoch began: the number of the record that says so, or will.
+    pub(crate) fn began(&self, epoch: &str) -> u64 {
+        self.epoch.filter(|(known, _)| *known == epoch).map_or(self.highest + 1, |(_, number)| number)
     }
 }
 

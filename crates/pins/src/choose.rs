@@ -88,6 +88,13 @@ impl<'w> World<'w> {
         }
     }
 
+    /// Whether a live container that is not of the pin `key` has an address: the log lost who that was, or got this pin from
+    /// another time. It will not let go soon.
+    pub(crate) fn is_anothers(&self, address: IpAddr, own: &Attachment, key: Option<&str>) -> bool {
+        let same = |hold: &Hold| hold.pin().is_some_and(|id| Some(id.words().as_str()) == key);
+        self.holders(address, Some(own)).any(|hold| !same(hold) && self.outside.alive(hold))
+    }
+
     /// Whether nobody but the pin's own pod may be using its address: it is there for the pod once its old sandbox is gone.
     pub(crate) fn waits_for(&self, key: &str, address: IpAddr) -> bool {
         let own = |hold: &Hold| hold.pin().is_some_and(|id| id.words() == key);
@@ -121,11 +128,8 @@ impl<'w> World<'w> {
         let last = self.holds.last.get(self.network).and_then(|l| l.iter().copied().find(|&a| set.spans(a)));
         let mut choice = None;
         set.walk(last, &mut |address| {
-            let used = match self.book.rest {
-                Some(rest) => rest.takes(address),
-                None => self.index().by_address.contains_key(&address),
-            };
-            if used {
+            let elsewhere = self.book.rest.is_some_and(|rest| rest.takes(address));
+            if elsewhere || self.index().by_address.contains_key(&address) {
                 return false;
             }
             choice = self.unused(address, own).map(|dead| Choice { address, victim: None, dead });
@@ -135,12 +139,13 @@ impl<'w> World<'w> {
     }
 
     fn used_before(&self, set: &RangeSet, own: Option<&Attachment>, own_key: Option<&str>) -> Option<Choice> {
+        let began = self.book.began(&self.holds.epoch);
         let claims = self.index().by_address.iter();
         let mut candidates: Vec<_> = claims
             .filter(|(address, claim)| Some(claim.key) != own_key && set.range_of(**address).is_some())
             .filter(|(_, claim)| !self.is_listed(claim))
             .map(|(&address, claim)| {
-                let rank = (!self.is_gone(claim), self.book.released(claim.entry), claim.entry.made);
+                let rank = (!self.is_gone(claim), claim.entry.released(began), claim.entry.made);
                 (rank, address, claim.key)
             })
             .collect();

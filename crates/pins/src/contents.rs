@@ -43,7 +43,7 @@ impl Stamp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
     hash: u64,
-    /// [`Book::released`].
+    /// [`Entry::released`].
     pub(crate) released: u64,
     pub(crate) made: u32,
     pub(crate) taken: u32,
@@ -73,14 +73,15 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// The contents of a log that was replayed whole; none where only the whole can tell: it is damaged, claims an address
+    /// The contents of a log that was replayed whole, while the holds are of `epoch`; none where only the whole can tell: it is damaged, claims an address
     /// twice, is too large for offsets of 32 bits, or two of its pins have one hash.
-    pub(crate) fn of(book: &Book<'_>) -> Option<Self> {
+    pub(crate) fn of(book: &Book<'_>, epoch: &str) -> Option<Self> {
         if book.damaged > 0 {
             return None;
         }
+        let began = book.began(epoch);
         let mut rows =
-            book.pins.iter().map(|(key, entry)| row(book, key, entry)).collect::<Option<Vec<_>>>()?;
+            book.pins.iter().map(|(key, entry)| row(began, key, entry)).collect::<Option<Vec<_>>>()?;
         rows.sort_unstable_by_key(|row| row.hash);
         if rows.windows(2).any(|pair| matches!(pair, [a, b] if a.hash == b.hash)) {
             return None;
@@ -214,13 +215,13 @@ impl Contents {
     }
 }
 
-fn row(book: &Book<'_>, key: &str, entry: &Entry<'_>) -> Option<Row> {
+fn row(began: u64, key: &str, entry: &Entry<'_>) -> Option<Row> {
     let [made, taken, freed] = entry.places.map(|place| u32::try_from(place).ok());
-    Some(Row { hash: hash(key), released: book.released(entry), made: made?, taken: taken?, freed: freed? })
+    Some(Row { hash: hash(key), released: entry.released(began), made: made?, taken: taken?, freed: freed? })
 }
 
 /// FNV-1a, 64 bits: the same in every version of the plugin.
-fn hash(key: &str) -> u64 {
+pub(crate) fn hash(key: &str) -> u64 {
     key.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

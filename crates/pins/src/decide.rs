@@ -100,6 +100,7 @@ pub(crate) fn add(
     let mut addresses = Vec::new();
     for (set, wish) in ranges.sets().iter().zip(&wanted) {
         let home = pinned.iter().copied().find(|&address| set.range_of(address).is_some());
+        let home = home.filter(|&address| !world.is_anothers(address, own, key.as_deref()));
         let address = match wish.or(home) {
             Some(address) => {
                 claim(world, own, key.as_deref(), address, &mut plan)?;
@@ -115,7 +116,11 @@ pub(crate) fn add(
         (Some(key), Some(entry)) if as_pinned => {
             plan.rests_on = entry.end;
             let pod = request.pod.as_ref();
-            if pod.is_some_and(|pod| world.pods.is_some_and(|l| l.gone(world.book.id, entry.latest(), pod))) {
+            let gone =
+                pod.is_some_and(|pod| world.pods.is_some_and(|l| l.gone(world.book.id, entry.latest(), pod)));
+            // After a power cut it would count as released when it was before; where that was just now, it does anyway.
+            let long_ago = entry.freed.is_some_and(|(number, _)| number < world.book.highest);
+            if gone || long_ago {
                 plan.best_effort.push(Entry::Take(key));
             }
         }

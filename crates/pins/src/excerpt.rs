@@ -12,7 +12,7 @@ use crate::book::Book;
 use crate::contents::{Contents, Row};
 use crate::frame::{self, Frame, frames};
 use crate::names::Network;
-use crate::record::{Line, pin};
+use crate::record::{Line, addresses, pin};
 
 /// A tail shorter than this in bytes, or than one sixteenth of what the table covers, is worth reading.
 const TAIL: u64 = 16 << 10;
@@ -36,18 +36,18 @@ pub(crate) struct Excerpt {
 pub(crate) struct Rest {
     /// Addresses of the network's pins, in order, as runs of neighbours.
     taken: Vec<(IpAddr, IpAddr)>,
-    /// Those the tail names.
-    late: BTreeSet<IpAddr>,
+    /// Those of them that belong to pins of the excerpt: what became of them since is in the book.
+    told: BTreeSet<IpAddr>,
     /// No pin outside the excerpt was released before this one, by number; 0 where nothing is known of that.
     pub(crate) released_from: u64,
 }
 
 impl Rest {
-    /// Whether a pin of the whole may have an address.
+    /// Whether a pin outside the excerpt has an address.
     pub(crate) fn takes(&self, address: IpAddr) -> bool {
         let before = self.taken.partition_point(|(first, _)| *first <= address);
         let run = before.checked_sub(1).and_then(|at| self.taken.get(at));
-        run.is_some_and(|(_, last)| address <= *last) || self.late.contains(&address)
+        run.is_some_and(|(_, last)| address <= *last) && !self.told.contains(&address)
     }
 }
 
@@ -68,7 +68,7 @@ impl Excerpt {
         }
         let mut tail = vec![0; usize::try_from(behind).ok()?];
         log.read_exact_at(&mut tail, contents.covered).ok()?;
-        let rest = Rest { taken: contents.taken(network)?, late: BTreeSet::new(), released_from: 0 };
+        let rest = Rest { taken: contents.taken(network)?, told: BTreeSet::new(), released_from: 0 };
         let mut excerpt =
             Self { log: Vec::new(), ends: Vec::new(), highest: contents.highest, length: 0, rest };
         excerpt.length = usize::try_from(length).ok()?;
@@ -79,12 +79,8 @@ impl Excerpt {
             let Frame::Record { text, end } = frame else { return None };
             let line = Line::parse(text)?;
             excerpt.highest = excerpt.highest.max(line.number);
-            match line.kind {
-                pin::LOG | pin::EPOCH => return None,
-                pin::PIN | pin::SEEN if of_network(line.subject) => {
-                    excerpt.rest.late.extend(line.value.split(',').filter_map(|a| a.parse::<IpAddr>().ok()));
-                }
-                _ => {}
+            if matches!(line.kind, pin::LOG | pin::EPOCH) {
+                return None;
             }
             keys.insert(line.subject.to_owned());
             late.push((text, usize::try_from(contents.covered).ok()? + end));
@@ -95,8 +91,9 @@ impl Excerpt {
         }
         for row in keys.iter().filter_map(|key| contents.find(key)) {
             let found = records(log, &row)?;
-            if found.first().is_some_and(|record| keys.contains(record.subject())) {
-                found.iter().for_each(|record| record.push_to(&mut excerpt));
+            let subject = found.first().map_or("", Record::subject);
+            if keys.contains(subject) {
+                excerpt.push_pin(&found, of_network(subject));
             }
         }
         if oldest > 0 {
@@ -127,10 +124,17 @@ impl Excerpt {
                 return Some(());
             }
             oldest -= 1;
-            found.iter().for_each(|record| record.push_to(self));
+            self.push_pin(&found, true);
         }
         self.rest.released_from = u64::MAX;
         Some(())
+    }
+
+    /// The records of a pin, the one that made it first; `counts`: it is of the network that is asked about.
+    fn push_pin(&mut self, found: &[Record], counts: bool) {
+        let made = found.first().filter(|_| counts).and_then(|record| Line::parse(&record.text));
+        self.rest.told.extend(made.and_then(|line| addresses(line.value)).into_iter().flatten());
+        found.iter().for_each(|record| record.push_to(self));
     }
 
     fn push(&mut self, text: &str, end: usize) {

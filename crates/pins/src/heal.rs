@@ -1,6 +1,8 @@
 //! What the log should say besides: the holds know more than it where a record was damaged, or a pinned pod came home
 //! without a write. It is told with the next write that happens anyway. And the log written anew, without what is past.
 
+use std::collections::BTreeSet;
+
 use crate::book::{Book, Entry};
 use crate::decide;
 use crate::frame;
@@ -16,9 +18,14 @@ pub(crate) const REMEMBERED: usize = 10_000;
 /// A log under this length in bytes is not worth writing anew.
 const SMALL: usize = 64 << 10;
 
-/// Records that bring the log up to the holds.
+/// Records that bring the log up to the holds, and end what nobody can use: pins that lost an address to a later one.
 pub(crate) fn missing(book: &Book<'_>, holds: &Holds) -> Vec<decide::Entry> {
     let mut out = Vec::new();
+    if book.rest.is_none() {
+        let held: BTreeSet<_> = holds.all.values().filter_map(|hold| Some(hold.pin()?.words())).collect();
+        let void = book.void().into_iter().filter(|key| !held.contains(*key));
+        out.extend(void.map(|key| decide::Entry::End(key.to_owned())));
+    }
     for hold in holds.all.values() {
         let Some(key) = hold.pin().map(|id| id.words()) else { continue };
         match book.pins.get(key.as_str()) {
@@ -124,13 +131,13 @@ fn forget<'b>(
     pods: Option<&PodList>,
     kept: &mut Vec<(&'b str, &'b Entry<'b>)>,
 ) {
-    let in_use: std::collections::BTreeSet<_> =
-        holds.all.values().filter_map(|hold| hold.pin().map(|id| id.words())).collect();
+    let in_use: BTreeSet<_> = holds.all.values().filter_map(|hold| hold.pin().map(|id| id.words())).collect();
     let listed = |pod: PodName| pods.is_some_and(|list| list.pods.contains(&pod));
     let (mut past, mut present): (Vec<_>, Vec<_>) = std::mem::take(kept).into_iter().partition(|(key, _)| {
         !in_use.contains(*key) && !PinId::from_words(key).is_some_and(|id| listed(id.pod))
     });
-    past.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse((book.released(entry), entry.made)));
+    let began = book.began(&holds.epoch);
+    past.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse((entry.released(began), entry.made)));
     past.truncate(REMEMBERED);
     present.append(&mut past);
     *kept = present;

@@ -116,6 +116,11 @@ impl Journal {
         self.file.is_none() && self.refusal.is_none()
     }
 
+    /// Whether it is on a file system that takes no writes: all that can be read is on disk, or never will be.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+
     /// The file to look at, if there is one.
     pub(crate) fn file(&self) -> Option<&File> {
         self.file.as_ref()

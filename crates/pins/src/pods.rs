@@ -10,9 +10,12 @@ use std::path::Path;
 
 use crate::frame::{self, Frame, frames};
 use crate::names::PodName;
-use crate::record::Line;
+use crate::record::{Line, NONE};
 
+/// The first record; value: identity of the log, number: its highest, subject: how many pods follow.
 const HEAD: &str = "pods";
+/// A pod.
+const POD: &str = "pod";
 
 /// Which pods this node has, and how much of the log that covers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,13 +32,14 @@ impl PodList {
     /// Name of the list's file in the state directory.
     pub const FILE: &str = "pods";
 
-    /// Reads the list of a state directory; none where there is no file.
+    /// Reads the list of a state directory; none where there is no file. One that is damaged is the pods that can be read, which
+    /// keep their addresses, and lets nobody go ([`Self::is_whole`]).
     ///
     /// # Errors
-    /// What is wrong with the file. It is no list then: it protects nobody and lets nobody go.
+    /// When the file cannot be read.
     pub fn read(state: &Path) -> io::Result<Option<Self>> {
         match std::fs::read(state.join(Self::FILE)) {
-            Ok(bytes) => Self::parse(&bytes).map(Some).ok_or_else(|| io::Error::other("it is damaged")),
+            Ok(bytes) => Ok(Some(Self::parse(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -49,32 +53,41 @@ impl PodList {
         crate::journal::replace(&state.join(Self::FILE), &self.bytes(now), true)
     }
 
+    /// Whether it is as it was written.
+    pub fn is_whole(&self) -> bool {
+        !self.log.is_empty()
+    }
+
     pub(crate) fn gone(&self, log: Option<&str>, latest: u64, pod: &PodName) -> bool {
-        log == Some(self.log.as_str()) && latest <= self.highest && !self.pods.contains(pod)
+        self.is_whole()
+            && log == Some(self.log.as_str())
+            && latest <= self.highest
+            && !self.pods.contains(pod)
     }
 
     fn bytes(&self, now: u64) -> Vec<u8> {
-        let mut body = String::new();
-        for pod in &self.pods {
-            body.push(' ');
-            body.push_str(&pod.to_string());
-        }
         let mut out = Vec::new();
-        let subject = format!("{}{body}", self.pods.len());
-        frame::push(
-            &mut out,
-            &Line { number: self.highest, kind: HEAD, at: now, value: &self.log, subject: &subject }.text(),
-        );
+        let mut push = |number, kind, value: &str, subject: &str| {
+            frame::push(&mut out, &Line { number, kind, at: now, value, subject }.text());
+        };
+        push(self.highest, HEAD, &self.log, &self.pods.len().to_string());
+        self.pods.iter().for_each(|pod| push(0, POD, NONE, &pod.to_string()));
         out
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        let Frame::Record { text, .. } = frames(bytes).next()? else { return None };
-        let line = Line::parse(text).filter(|line| line.kind == HEAD)?;
-        let mut words = line.subject.split(' ');
-        let count: usize = words.next()?.parse().ok()?;
-        let pods: BTreeSet<_> = words.map(|w| w.parse().ok()).collect::<Option<_>>()?;
-        (pods.len() == count).then(|| Self { log: line.value.to_owned(), highest: line.number, pods })
+    fn parse(bytes: &[u8]) -> Self {
+        let (mut list, mut count) = (Self::default(), None);
+        for frame in frames(bytes) {
+            let Frame::Record { text, .. } = frame else { continue };
+            match Line::parse(text) {
+                Some(Line { kind: HEAD, number, value, subject, .. }) => {
+                    (list.log, list.highest, count) = (value.to_owned(), number, subject.parse().ok());
+                }
+                Some(Line { kind: POD, subject, .. }) => list.pods.extend(subject.parse::<PodName>()),
+                _ => {}
+            }
+        }
+        if count == Some(list.pods.len()) { list } else { Self { pods: list.pods, ..Self::default() } }
     }
 }
 
@@ -83,17 +96,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_torn_or_flipped_anywhere_is_no_list() {
-        let pods = ["a/b", "kube-system/etcd-0"].iter().map(|p| p.parse().unwrap()).collect();
-        let list = PodList { log: "id".to_owned(), highest: 7, pods };
+    fn a_list_torn_or_flipped_anywhere_keeps_the_other_pods_and_lets_nobody_go() {
+        let pods: BTreeSet<PodName> =
+            ["a/b", "kube-system/etcd-0"].iter().map(|p| p.parse().unwrap()).collect();
+        let list = PodList { log: "id".to_owned(), highest: 7, pods: pods.clone() };
         let bytes = list.bytes(1);
-        assert_eq!(PodList::parse(&bytes), Some(list));
+        assert_eq!(PodList::parse(&bytes), list);
         for cut in 0..bytes.len() - 1 {
-            assert_eq!(PodList::parse(&bytes[..cut]), None, "cut at {cut}");
+            assert!(!PodList::parse(&bytes[..cut]).is_whole(), "cut at {cut}");
             let mut flipped = bytes.clone();
-            flipped[cut + 1] ^= 4;
-            assert_eq!(PodList::parse(&flipped), None, "flip at {}", cut + 1);
+            flipped[cut] ^= 4;
+            let read = PodList::parse(&flipped);
+            assert!(read.pods.is_subset(&pods) && !read.pods.is_empty(), "flip at {cut}");
+            assert_eq!(read.is_whole(), read == list, "flip at {cut}");
         }
+        let half = PodList::parse(&bytes[..bytes.len() - 3]);
+        assert!(half.pods.contains(&"a/b".parse().unwrap()));
+        assert!(!half.gone(Some(""), 0, &"a/gone".parse().unwrap()));
     }
 
     #[test]

@@ -126,8 +126,17 @@ impl Store {
             let path = log.path.display();
             notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
         }
-        let mut transaction =
-            Transaction { store: self, _lock: lock, log, held, holds, contents: None, now, notes };
+        let mut transaction = Transaction {
+            store: self,
+            _lock: lock,
+            log,
+            held,
+            holds,
+            recovered: false,
+            contents: None,
+            now,
+            notes,
+        };
         transaction.recover();
         transaction.absorb();
         Ok(transaction)
@@ -142,6 +151,8 @@ pub struct Transaction<'s> {
     log: Journal,
     held: Journal,
     holds: Holds,
+    /// Some of the holds were learnt from the runtime's cache, and are not in their log yet.
+    recovered: bool,
     /// Of the log, if there is one that is true of it.
     contents: Option<Contents>,
     now: u64,
@@ -421,19 +432,25 @@ impl Transaction<'_> {
         self.run(network, before, verb)
     }
 
-    /// The last known pod list. One that cannot be read is said.
+    /// The last known pod list. One that cannot be read, or is damaged, is said.
     fn pods(&mut self) -> Option<PodList> {
-        PodList::read(&self.store.state).unwrap_or_else(|error| {
+        let read = PodList::read(&self.store.state);
+        let wrong = match &read {
+            Ok(list) if list.as_ref().is_none_or(PodList::is_whole) => None,
+            Ok(_) => Some("damaged; what can be read of it counts".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(wrong) = wrong {
             let path = self.store.state.join(PodList::FILE);
             let note = format!(
-                "{}: {error}; which pods this node has is not known until it is written anew",
+                "{}: {wrong}; which pods this node has is not known until it is written anew",
                 path.display()
             );
             if !self.notes.contains(&note) {
                 self.notes.push(note);
             }
-            None
-        })
+        }
+        read.ok().flatten()
     }
 
     /// Replays the whole log, decides, and makes what was decided true.
@@ -448,7 +465,9 @@ impl Transaction<'_> {
         let pods = self.pods();
         let outside = Files::new(before, network);
         let (answer, plan) = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside))?;
-        let draft = (book.length as u64 > self.store.contents_from).then(|| Draft::of(&book)).flatten();
+        let draft = (book.length as u64 > self.store.contents_from)
+            .then(|| Draft::of(&book, &self.holds.epoch))
+            .flatten();
         self.carry_out(&book, pods.as_ref(), before, &plan)?;
         let crowded = heal::worth(&book, &self.holds, pods.as_ref());
         drop(book);
@@ -512,7 +531,7 @@ impl Transaction<'_> {
                 self.notes.push(format!("not logged in {}: {error}", self.log.path.display()));
             }
             let on_disk = self.holds.synced.filter(|s| s.inode == self.log.inode).map_or(0, |s| s.length);
-            if plan.rests_on as u64 > on_disk {
+            if plan.rests_on as u64 > on_disk && !self.log.is_read_only() {
                 self.log.sync().map_err(|source| self.not_durable(source))?;
                 changes.push(self.synced());
             }
@@ -554,12 +573,12 @@ impl Transaction<'_> {
             self.holds.change(change);
         }
         let crowded = self.holds.frames > HOLDS_SMALL.max(2 * self.holds.all.len());
-        if self.holds.stale || self.holds.damaged > 0 || crowded {
+        if self.holds.stale || self.holds.damaged > 0 || self.recovered || crowded {
             let bytes = self.holds.rewritten(&self.store.boot, self.now);
             self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
             let read = Holds::replay(&bytes, &self.store.boot);
             (self.holds.frames, self.holds.damaged) = (read.frames, 0);
-            (self.holds.stale, self.holds.torn) = (false, None);
+            (self.holds.stale, self.holds.torn, self.recovered) = (false, None, false);
             return Ok(());
         }
         if changes.is_empty() {

@@ -125,6 +125,96 @@ fn holds_lost_with_a_boot_count_as_released_then() {
 }
 
 #[test]
+fn a_pod_that_came_home_long_after_its_release_counts_as_running_at_a_power_cut() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/29"]);
+    node.address(&r, "a", "a1");
+    node.del("a1");
+    for pod in ["b", "c", "d", "e"] {
+        node.address(&r, pod, &format!("{pod}1"));
+    }
+    node.del("e1");
+    let home = node.address(&r, "a", "a2");
+    node.reboot();
+    assert_eq!(node.address(&r, "f", "f1"), "10.0.0.6", "e's, which was released later, but did not run");
+    assert_eq!(node.address(&r, "a", "a3"), home);
+}
+
+#[test]
+fn a_pod_whose_address_another_container_has_gets_another() {
+    let r = ranges(&["10.0.0.0/29"]);
+    // The other is a pod of the node, a container without a pin, or a pod that the log does not know: it is from a backup.
+    for other in ["b", "-"] {
+        let mut node = Node::new();
+        let lost = node.address(&r, "a", "a1");
+        let backup = std::fs::read(node.log()).unwrap();
+        let id = Snapshot::read(&node.store()).pins[0].id();
+        node.del("a1");
+        node.with(|t| t.release(&id, false)).unwrap();
+        let rest: Vec<_> = ["10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"].into();
+        for (at, address) in rest.iter().enumerate() {
+            assert_eq!(node.address(&r, "-", &format!("x{at}")), *address);
+        }
+        assert_eq!(node.address(&r, other, "b1"), lost);
+        std::fs::write(node.log(), &backup).unwrap();
+        node.del("x1");
+
+        assert_eq!(node.address(&r, "a", "a2"), "10.0.0.4", "not refused for as long as {other} runs");
+        node.del("b1");
+        node.del("a2");
+        assert_eq!(node.address(&r, "a", "a3"), "10.0.0.4", "and that is its pin from now on");
+        if other == "b" {
+            assert_eq!(node.address(&r, other, "b2"), lost, "the pin that the backup did not know is back");
+        }
+    }
+}
+
+#[test]
+fn an_address_whose_pin_was_ended_is_given_before_another_pin_ends() {
+    let mut node = Node::new();
+    node.contents_from = Some(0);
+    let r = ranges(&["10.0.0.0/29"]);
+    for pod in ["a", "b", "c", "d", "e"] {
+        node.address(&r, pod, &format!("{pod}1"));
+        node.del(&format!("{pod}1"));
+    }
+    // The log is read whole, and its table of contents written.
+    agent_lists(&node, &["a"]);
+    assert!(matches!(node.with(|t| t.status(&"pods".parse().unwrap(), Some(&r), None)), Ok(())));
+    let id = |pod: &str| {
+        Snapshot::read(&node.store()).pins.into_iter().find(|p| p.pod.as_str() == pod).unwrap().id()
+    };
+    let ended = id("d");
+    std::fs::remove_file(node.state().join("pods")).unwrap();
+    node.with(|t| t.release(&ended, false)).unwrap();
+    assert_eq!(node.address(&r, "f", "f1"), "10.0.0.5", "d's, which nobody has, and not a's");
+}
+
+#[test]
+fn a_damaged_list_still_keeps_the_addresses_of_the_pods_it_names() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/29"]);
+    for pod in ["a", "b", "c", "d", "e"] {
+        node.address(&r, pod, &format!("{pod}1"));
+        node.del(&format!("{pod}1"));
+    }
+    agent_lists(&node, &["a", "b", "c"]);
+    let path = node.state().join("pods");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("default/b", "default/q")).unwrap();
+    let netns = node.netns("f1");
+    let (given, notes) = node.with(|t| {
+        let answer = t.add(&r, &request("f", "f1", &netns), None).unwrap();
+        (answer.addresses[0].to_string(), t.notes())
+    });
+    assert_eq!(given, "10.0.0.3", "b's, whose line is damaged and who was released before d and e");
+    assert!(
+        notes.iter().any(|note| note.contains("pods: damaged; what can be read of it counts")),
+        "{notes:?}"
+    );
+}
+
+#[test]
 fn a_pod_that_started_after_the_list_is_not_known_to_be_gone() {
     let mut node = Node::new();
     let r = ranges(&["10.0.0.0/29"]);

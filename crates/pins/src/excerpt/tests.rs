@@ -4,6 +4,7 @@ use super::*;
 use crate::contents::{Draft, Stamp};
 use crate::record::NONE;
 
+const EPOCH: &str = "boot";
 const POD: &str = "pods default pod-7 eth0";
 
 /// A log of pods that each have an address, some of them deleted and come back, and its table of contents.
@@ -16,7 +17,7 @@ impl Disk {
     fn new(pods: u32) -> Self {
         let mut disk = Self { directory: tempfile::tempdir().unwrap(), number: 0 };
         disk.push(pin::LOG, "id", "corax-pins-1");
-        disk.push(pin::EPOCH, "boot", NONE);
+        disk.push(pin::EPOCH, EPOCH, NONE);
         for n in 0..pods {
             let address = std::net::Ipv4Addr::from_bits(0x0a01_0002 + n);
             disk.push(pin::PIN, &address.to_string(), &format!("pods default pod-{n} eth0"));
@@ -52,7 +53,7 @@ impl Disk {
 
     fn write_contents(&self) {
         let bytes = self.bytes();
-        Draft::of(&Book::replay(&bytes)).unwrap().write(&self.path("contents"), self.stamp()).unwrap();
+        Draft::of(&Book::replay(&bytes), EPOCH).unwrap().write(&self.path("contents"), self.stamp()).unwrap();
     }
 
     fn contents(&self) -> Option<Contents> {
@@ -89,11 +90,13 @@ fn an_excerpt_says_of_its_pods_what_the_whole_says() {
     }
     let excerpt = disk.excerpt(&contents, &[], 0).unwrap();
     let takes = |address: &str| excerpt.rest.takes(address.parse().unwrap());
-    assert!(takes("10.1.0.2") && takes("10.1.1.45") && takes("10.1.9.9"));
+    assert!(takes("10.1.0.2") && takes("10.1.1.45"));
     assert!(
         !takes("10.1.0.1") && !takes("10.1.1.46") && !takes("fd00::7"),
         "of another network, or nobody's"
     );
+    assert!(!takes("10.1.0.10") && !takes("10.1.0.11"), "8 and 9 are in the book, or ended");
+    assert!(!takes("10.1.9.9") && excerpt.book().pins.contains_key("pods default late eth0"));
 }
 
 #[test]
@@ -102,15 +105,16 @@ fn the_oldest_are_those_released_first() {
     disk.write_contents();
     let bytes = disk.bytes();
     let whole = Book::replay(&bytes);
+    let began = whole.began(EPOCH);
     let mut order: Vec<_> = whole.pins.iter().filter(|(key, _)| key.starts_with("pods ")).collect();
-    order.sort_by_key(|(_, entry)| (whole.released(entry), entry.made));
+    order.sort_by_key(|(_, entry)| (entry.released(began), entry.made));
     let contents = disk.contents().unwrap();
     for n in [1, 10, 29, 30, 31] {
         let excerpt = disk.excerpt(&contents, &[], n).unwrap();
         let book = excerpt.book();
         assert_eq!(book.pins.len(), n.min(30));
         assert!(order.iter().take(n).all(|(key, _)| book.pins.contains_key(*key)), "{n} oldest");
-        let next = order.get(n).map_or(u64::MAX, |(_, entry)| whole.released(entry));
+        let next = order.get(n).map_or(u64::MAX, |(_, entry)| entry.released(began));
         assert_eq!(excerpt.rest.released_from, next);
     }
 }
@@ -170,5 +174,5 @@ fn what_an_excerpt_cannot_tell_is_for_the_whole() {
 fn a_log_with_one_address_twice_has_no_table() {
     let mut disk = Disk::new(20);
     disk.push(pin::PIN, "10.1.0.4", "pods default thief eth0");
-    assert!(Draft::of(&Book::replay(&disk.bytes())).is_none());
+    assert!(Draft::of(&Book::replay(&disk.bytes()), EPOCH).is_none());
 }

@@ -49,7 +49,7 @@ fn a_log_written_anew_says_the_same() {
             (entry.addresses, entry.made, entry.taken, entry.freed),
             (other.addresses, other.made, other.taken, other.freed)
         );
-        assert_eq!(book.released(entry), anew.released(other));
+        assert_eq!(entry.released(book.began("boot")), other.released(anew.began("boot")));
     }
 }
 
@@ -70,4 +70,10 @@ fn of_two_pins_for_one_address_the_later_wins() {
     let index = book.index(&"pods".parse().unwrap());
     assert_eq!(index.void, ["pods default stays eth0"]);
     assert_eq!(index.by_address[&"fd00::2".parse().unwrap()].key, "pods default thief eth0");
+    let ended = missing(&book, &Holds::default());
+    assert_eq!(
+        ended,
+        [decide::Entry::End("pods default stays eth0".into())],
+        "and the other is cleared away"
+    );
 }

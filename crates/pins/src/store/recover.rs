@@ -1,5 +1,5 @@
-//! Holds that are missing or damaged while containers run: somebody emptied the run directory, a bit flipped. The runtime's
-//! cache knows who runs.
+//! Holds that are missing or damaged while containers run: somebody emptied the run directory, a bit flipped, or the network
+//! is asked about for the first time. The runtime's cache knows who runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,11 +21,15 @@ pub(super) struct Runtime {
 }
 
 impl Transaction<'_> {
-    /// Where this boot has no holds yet, or lost some, brings those back whose containers live, on the networks that are ours.
-    /// After a real boot that is nobody.
+    /// Where this boot has no holds yet, or lost some, brings those back whose containers live: on the networks that have pins,
+    /// and on any other once it is asked about. After a real boot that is nobody.
     pub(super) fn recover(&mut self) {
         let missing = self.holds.stale || self.holds.damaged > 0;
-        let Some(known) = self.store.runtime.as_ref().filter(|_| missing) else { return };
+        let Some(known) = &self.store.runtime else { return };
+        let asked = known.network.as_ref().filter(|(network, _)| !self.holds.last.contains_key(network));
+        if !missing && asked.is_none() {
+            return;
+        }
         let bytes = self.log.bytes(&mut self.notes);
         let book = Book::replay(&bytes);
         let of_this_boot =
@@ -33,12 +37,16 @@ impl Transaction<'_> {
         let lost = self.holds.stale && book.epoch.is_some_and(|(epoch, _)| of_this_boot(epoch));
 
         let mut networks = BTreeMap::new();
-        for (id, entry) in book.pins.iter().filter_map(|(key, entry)| Some((PinId::from_words(key)?, entry)))
-        {
+        let pins = book.pins.iter().filter_map(|(key, entry)| Some((PinId::from_words(key)?, entry)));
+        for (id, entry) in pins.filter(|_| missing) {
             *networks.entry(id.network).or_insert(true) &= entry.seen;
         }
         if let Some((network, part)) = &known.network {
             networks.entry(network.clone()).or_insert(*part == Part::Seen);
+        }
+        if missing {
+            // What was lost of the others comes back when they are asked about.
+            self.holds.last.retain(|network, _| networks.contains_key(network));
         }
         let mut back = 0;
         for (network, seen) in networks {
@@ -48,6 +56,7 @@ impl Transaction<'_> {
                     continue;
                 }
                 back += 1;
+                self.recovered = true;
                 self.holds.change(&Change::Hold(Hold {
                     attachment: cached.attachment,
                     pod: cached.pod,

@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::{Part, Store, Transaction};
-use crate::journal;
 use crate::names::Attachment;
+use crate::{contents, journal};
 
 const FREED: &str = "freed";
 
@@ -23,8 +23,8 @@ impl Store {
         let text = format!("{now} {part} {network} {container} {interface}");
         let mut bytes = Vec::new();
         crate::frame::push(&mut bytes, &text);
-        // One process leaves one note of an attachment; two of the same say the same.
-        journal::replace(&directory.join(format!("{:x}.{part}", std::process::id())), &bytes, false)
+        let name = format!("{:016x}.{:x}", contents::hash(&text), std::process::id());
+        journal::replace(&directory.join(name), &bytes, false)
     }
 }
 
