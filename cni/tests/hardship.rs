@@ -291,6 +291,7 @@ fn a_network_without_pins_comes_back_too_where_another_is_asked_about_first() {
 
 #[test]
 fn a_pinned_pod_starts_on_a_disk_that_an_error_made_read_only() {
+    common::need("mkfs.ext4", "e2fsprogs");
     let node = Node::new();
     let config = ipam(&["10.1.0.0/24"]);
     node.sh("truncate -s 16M /run/disk && mkfs.ext4 -q /run/disk

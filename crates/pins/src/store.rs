@@ -3,6 +3,8 @@
 mod outside;
 mod recover;
 mod spool;
+mod turn;
+mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,22 +13,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::book::Book;
-use crate::choose::World;
-use crate::contents::{self, Contents, Draft};
+use crate::contents::Contents;
 use crate::decide::{self, Entry, Plan};
 use crate::error::Error;
-use crate::excerpt::Excerpt;
-use crate::holds::{Change, Hold, Holds, Synced};
+use crate::holds::{Change, Hold, Holds};
 use crate::hostlocal::HostLocal;
 use crate::journal::{self, Journal};
 use crate::lock::Lock;
 use crate::names::{Attachment, ContainerId, Interface, Network, PinId};
-use crate::pods::PodList;
 use crate::range::Ranges;
-use crate::{Answer, Request, heal};
+use crate::{Answer, Request};
 
 pub use crate::decide::Part;
-use outside::Files;
 pub(crate) use outside::is_namespace;
 pub use outside::{identity, lives};
 
@@ -40,12 +38,8 @@ pub const PINS: &str = "pins";
 pub const HOLDS: &str = "holds";
 const LOCK: &str = "lock";
 
-/// More records than this, and twice what still counts, are worth writing the holds anew: every call reads them.
-const HOLDS_SMALL: usize = 32;
 /// A log over this length in bytes has a table of contents.
 const LARGE: u64 = 16 << 10;
-/// How many of the pins released longest ago are looked at before the whole log is.
-const OLDEST: usize = 64;
 /// Bytes a STATUS tries to append: more than any one record.
 const PROBE: usize = 512;
 
@@ -395,224 +389,12 @@ impl Transaction<'_> {
         self.now
     }
 
-    /// Decides and makes what was decided true: by an excerpt of the log about `key` and the live holds, where that is
-    /// enough, else by the whole.
-    fn run_by_excerpt<T>(
-        &mut self,
-        network: &Network,
-        key: Option<String>,
-        before: Option<&HostLocal>,
-        verb: impl Fn(&World<'_>) -> Result<(T, Plan), Error>,
-    ) -> Result<T, Error> {
-        if self.log.length <= self.store.contents_from {
-            return self.run(network, before, verb);
-        }
-        self.open_contents();
-        let keys: BTreeSet<_> =
-            self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
-        let pods = self.pods();
-        let outside = Files::new(before, network);
-        for oldest in [0, OLDEST] {
-            let found = self.contents.as_ref().zip(self.log.file()).and_then(|(contents, file)| {
-                Excerpt::read(file, self.log.length, contents, network, keys.clone(), oldest)
-            });
-            let Some(excerpt) = found else { break };
-            let book = excerpt.book();
-            match verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside)) {
-                Ok((answer, plan)) => {
-                    self.carry_out(&book, pods.as_ref(), before, &plan)?;
-                    return Ok(answer);
-                }
-                // No address that was never used: the pins released longest ago may have one.
-                Err(Error::Exhausted { .. }) => {}
-                Err(_) => break,
-            }
-        }
-        // An excerpt that says no may say so only because it is one.
-        self.run(network, before, verb)
-    }
-
-    /// The last known pod list. One that cannot be read, or is damaged, is said.
-    fn pods(&mut self) -> Option<PodList> {
-        let read = PodList::read(&self.store.state);
-        let wrong = match &read {
-            Ok(list) if list.as_ref().is_none_or(PodList::is_whole) => None,
-            Ok(_) => Some("damaged; what can be read of it counts".to_owned()),
-            Err(error) => Some(error.to_string()),
-        };
-        if let Some(wrong) = wrong {
-            let path = self.store.state.join(PodList::FILE);
-            let note = format!(
-                "{}: {wrong}; which pods this node has is not known until it is written anew",
-                path.display()
-            );
-            if !self.notes.contains(&note) {
-                self.notes.push(note);
-            }
-        }
-        read.ok().flatten()
-    }
-
-    /// Replays the whole log, decides, and makes what was decided true.
-    fn run<T>(
-        &mut self,
-        network: &Network,
-        before: Option<&HostLocal>,
-        verb: impl FnOnce(&World<'_>) -> Result<(T, Plan), Error>,
-    ) -> Result<T, Error> {
-        let bytes = self.log.bytes(&mut self.notes);
-        let book = Book::replay(&bytes);
-        let pods = self.pods();
-        let outside = Files::new(before, network);
-        let (answer, plan) = verb(&World::new(network, &book, &self.holds, pods.as_ref(), &outside))?;
-        let draft = (book.length as u64 > self.store.contents_from)
-            .then(|| Draft::of(&book, &self.holds.epoch))
-            .flatten();
-        self.carry_out(&book, pods.as_ref(), before, &plan)?;
-        let crowded = heal::worth(&book, &self.holds, pods.as_ref());
-        drop(book);
-        drop(bytes);
-        if crowded && plan.writes_log() {
-            self.compact(pods.as_ref());
-        } else if let Some((draft, log)) = draft.zip(self.log.stamp()) {
-            // Without it the next call reads the whole log again.
-            let _ = draft.write(&self.store.run.join(contents::FILE), log);
-            self.contents = None;
-        }
-        Ok(answer)
-    }
-
-    fn open_contents(&mut self) {
-        let log = self.log.stamp().filter(|_| self.log.length > self.store.contents_from);
-        self.contents = log.and_then(|log| Contents::open(&self.store.run.join(contents::FILE), log));
-    }
-
-    /// Says that the table of contents, if it was true of the log before we changed that, is so still.
-    fn stamp_contents(&self) {
-        if let Some((contents, log)) = self.contents.as_ref().zip(self.log.stamp()) {
-            let _ = contents.stamp(log);
-        }
-    }
-
-    fn carry_out(
-        &mut self,
-        book: &Book<'_>,
-        pods: Option<&PodList>,
-        before: Option<&HostLocal>,
-        plan: &Plan,
-    ) -> Result<(), Error> {
-        if let Some(before) = before {
-            for change in &plan.holds {
-                if let Change::Free(dead) = change {
-                    before.remove(dead);
-                }
-            }
-        }
-        self.apply(book, pods, plan)
-    }
-
     fn not_durable(&self, source: io::Error) -> Error {
         Error::NotDurable { path: self.log.path.clone(), source }
     }
 
     fn not_held(&self, source: io::Error) -> Error {
         Error::NotHeld { path: self.held.path.clone(), source }
-    }
-
-    fn apply(&mut self, book: &Book<'_>, pods: Option<&PodList>, plan: &Plan) -> Result<(), Error> {
-        let mut changes = plan.holds.clone();
-        if !plan.durable.is_empty() {
-            self.write_log(book, pods, plan, true).map_err(|source| self.not_durable(source))?;
-            changes.push(self.synced());
-        } else {
-            if !plan.best_effort.is_empty()
-                && let Err(error) = self.write_log(book, pods, plan, false)
-            {
-                self.notes.push(format!("not logged in {}: {error}", self.log.path.display()));
-            }
-            let on_disk = self.holds.synced.filter(|s| s.inode == self.log.inode).map_or(0, |s| s.length);
-            if plan.rests_on as u64 > on_disk && !self.log.is_read_only() {
-                self.log.sync().map_err(|source| self.not_durable(source))?;
-                changes.push(self.synced());
-            }
-        }
-        self.write_holds(&changes)
-    }
-
-    fn synced(&self) -> Change {
-        Change::Synced(Synced { inode: self.log.inode, length: self.log.length })
-    }
-
-    fn write_log(
-        &mut self,
-        book: &Book<'_>,
-        pods: Option<&PodList>,
-        plan: &Plan,
-        durable: bool,
-    ) -> io::Result<()> {
-        let mut entries = heal::missing(book, &self.holds);
-        let lost = entries.iter().filter(|entry| matches!(entry, Entry::Pin { .. })).count();
-        entries.extend(plan.durable.iter().chain(&plan.best_effort).cloned());
-        let new_id = || {
-            use std::hash::{BuildHasher, Hasher};
-            format!("{:016x}", std::hash::RandomState::new().build_hasher().finish())
-        };
-        let records = heal::records(book, &self.holds, pods, &entries, &new_id, self.now);
-        self.log.append(&records, book.torn, durable)?;
-        self.stamp_contents();
-        if lost > 0 {
-            let path = self.log.path.display();
-            self.notes.push(format!("{lost} pins that {path} had lost are written again: their pods run"));
-        }
-        Ok(())
-    }
-
-    fn write_holds(&mut self, changes: &[Change]) -> Result<(), Error> {
-        let changes: Vec<_> = changes.iter().filter(|change| self.holds.news(change)).cloned().collect();
-        for change in &changes {
-            self.holds.change(change);
-        }
-        let crowded = self.holds.frames > HOLDS_SMALL.max(2 * self.holds.all.len());
-        if self.holds.stale || self.holds.damaged > 0 || self.recovered || crowded {
-            let bytes = self.holds.rewritten(&self.store.boot, self.now);
-            self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
-            let read = Holds::replay(&bytes, &self.store.boot);
-            (self.holds.frames, self.holds.damaged) = (read.frames, 0);
-            (self.holds.stale, self.holds.torn, self.recovered) = (false, None, false);
-            return Ok(());
-        }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let mut records = Vec::new();
-        changes.iter().for_each(|change| change.push(&mut records, self.now));
-        self.holds.frames += changes.len();
-        let torn = self.holds.torn.take();
-        self.held.append(&records, torn, false).map_err(|source| self.not_held(source))
-    }
-
-    /// Writes the log anew, where that is worth its while. Not being able to is no error: the log as it is says the same.
-    fn compact(&mut self, pods: Option<&PodList>) {
-        let bytes = self.log.bytes(&mut self.notes);
-        let book = Book::replay(&bytes);
-        if !heal::worth(&book, &self.holds, pods) {
-            return;
-        }
-        let anew = heal::compacted(&book, &self.holds, pods, self.now);
-        if book.damaged > 0 {
-            let kept = self.log.path.with_extension("damaged");
-            let _ = std::fs::remove_file(&kept);
-            let _ = std::fs::hard_link(&self.log.path, &kept);
-            let (n, path) = (book.damaged, self.log.path.display());
-            let kept = kept.display();
-            self.notes.push(format!("{n} records of {path} were damaged and are lost; it is kept as {kept}"));
-        }
-        drop(book);
-        drop(bytes);
-        if self.log.rewrite(&anew, true).is_ok() {
-            let synced = self.synced();
-            let _ = self.write_holds(&[synced]);
-        }
     }
 }
 
