@@ -224,15 +224,29 @@ impl Kernel {
             batch: Batch::default(),
             made: BTreeSet::new(),
             table: None,
+            low: None,
         };
         self.settle();
         let mut number = 0;
         for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
             let deaf = group.len() >= MANY && self.stop_listening();
             for change in group {
+                if !is_inert(change) {
+                    self.stand(&mut run);
+                }
                 match kind(change) {
                     Kind::Message => self.queue(&mut run, number, change),
-                    Kind::Link => self.link(&mut run, number, change),
+                    Kind::Link => match change {
+                        // It hears nobody as long as the table does not say who may speak.
+                        Change::AddLink(device, link) if run.table.is_some() && !self.nft.stands() => {
+                            let down = Change::AddLink(*device, Link { up: false, ..link.clone() });
+                            self.link(&mut run, number, &down);
+                            if run.is_ok(number) {
+                                run.low = Some((number, Change::SetLink(*device, link.clone())));
+                            }
+                        }
+                        _ => self.link(&mut run, number, change),
+                    },
                     Kind::Alone => {
                         if change.backend() == Backend::Nft {
                             self.finish_table(&mut run);
@@ -257,13 +271,29 @@ impl Kernel {
             self.send(&mut run);
             self.written = Instant::now();
             if deaf {
+                self.stand(&mut run);
                 self.finish_table(&mut run);
                 self.listen_again();
             }
         }
+        self.stand(&mut run);
         self.finish_table(&mut run);
         self.settle();
         run.results
+    }
+
+    /// Waits until a table that is being made holds, and lets the link up that waited for that.
+    fn stand(&mut self, run: &mut Run<'_>) {
+        let Some(number) = run.table.filter(|_| !self.nft.stands()) else { return };
+        self.send(run);
+        let stands = self.nft.stand();
+        if let (Some(change), Err(refused)) = (run.changes.get(number), stands) {
+            run.set(number, Err(refuse(change, refused)));
+        }
+        if let Some((number, change)) = run.low.take() {
+            self.link(run, number, &change);
+        }
+        self.written = Instant::now();
     }
 
     /// Ends what was begun with a table.
@@ -482,6 +512,8 @@ struct Run<'a> {
     made: BTreeSet<Device>,
     /// The change whose table is still being made.
     table: Option<usize>,
+    /// What brings the link up that was made before the table stood, and the number of the change that made it.
+    low: Option<(usize, Change)>,
 }
 
 impl Run<'_> {
@@ -489,6 +521,10 @@ impl Run<'_> {
         if let Some(place) = self.results.get_mut(number) {
             *place = result;
         }
+    }
+
+    fn is_ok(&self, number: usize) -> bool {
+        matches!(self.results.get(number), Some(Ok(())))
     }
 }
 
@@ -499,6 +535,18 @@ fn refuse(change: &Change, refused: Refused) -> ApplyError {
             text: Some(error.to_string()),
             ..ApplyError::new(change, "the table could not be made")
         },
+    }
+}
+
+/// Whether a change may be made before the table holds: it lets nobody in, and sends nothing out without a route.
+const fn is_inert(change: &Change) -> bool {
+    match change {
+        Change::AddLink(Device::Overlay, _)
+        | Change::PutSysctl(..)
+        | Change::PutFdb(..)
+        | Change::PutNeighbour(..) => true,
+        Change::PutAddress(address, _) => matches!(address.device, Device::Overlay),
+        _ => false,
     }
 }
 

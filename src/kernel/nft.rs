@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,12 +66,14 @@ pub(super) struct Nft {
     deleted: BTreeMap<Set, Vec<Raw>>,
 }
 
-/// A table that is there, with what is still to be done for it.
+/// A table on its way.
 struct Making {
     fingerprint: u64,
     /// The kernel's count of transactions once all is done, if nobody else makes one.
     generation: u32,
-    /// Fills in the members, and gives the listing.
+    /// Whether it holds, as soon as that is known; none once it was asked for.
+    stands: Option<Receiver<Result<(), Error>>>,
+    /// Makes it, fills in the members, and gives the listing.
     worker: JoinHandle<Result<Option<String>, Refused>>,
 }
 
@@ -121,6 +124,12 @@ impl Nft {
             added: BTreeMap::new(),
             deleted: BTreeMap::new(),
         })
+    }
+
+    /// Runs another program for nft.
+    #[cfg(test)]
+    pub(super) fn use_program(&mut self, program: PathBuf) {
+        self.program = program;
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -312,12 +321,14 @@ impl Nft {
         Ok(changed)
     }
 
-    /// Makes the table anew. It holds from then on, but for the members of a large one, and is known as ours after
-    /// [`finish`](Self::finish): meanwhile other things may be done.
+    /// Makes the table anew. Where there is one it holds when this returns; else that has to be [waited](Self::stand) for. It is
+    /// filled with the members of a large one, and known as ours, after [`finish`](Self::finish). Meanwhile other things may be
+    /// done.
     pub(super) fn replace(&mut self, ruleset: &Ruleset, elements: &[(Set, Prefix)]) -> Result<(), Refused> {
         // nft takes its time over ten thousand elements. Where there was no table, nobody depends yet on who may send to the
         // VXLAN port, and that set is filled after it.
-        let fill = elements.len() >= MANY && self.table == NftTable::Absent;
+        let absent = self.table == NftTable::Absent;
+        let fill = absent && elements.len() >= MANY;
         let (later, with): (Vec<_>, Vec<_>) =
             elements.iter().partition(|(set, _)| fill && set.role == SetRole::Members);
         let mut text = String::new();
@@ -326,17 +337,41 @@ impl Nft {
         // The kernel makes an event of each element.
         self.events.leave(&[NFNLGRP_NFTABLES])?;
         let generation = wire::generation(&mut self.requests)?;
-        program::run(&self.program, &["-f", "-"], &text, "-f -")?;
         let generation = generation.wrapping_add(1 + u32::from(!later.is_empty()));
         let program = self.program.clone();
+        let (told, stands) = mpsc::sync_channel(1);
         let worker = std::thread::spawn(move || {
+            let made = program::run(&program, &["-f", "-"], &text, "-f -").map(drop);
+            let failed = made.is_err();
+            let _ = told.send(made);
+            if failed {
+                return Ok(None);
+            }
             if !later.is_empty() {
                 send_elements(&mut Socket::open(NETLINK_NETFILTER, false)?, &[], &later)?;
             }
             Ok(listing(&program)?)
         });
-        self.making = Some(Making { fingerprint: ruleset.fingerprint(), generation, worker });
-        Ok(())
+        let fingerprint = ruleset.fingerprint();
+        self.making = Some(Making { fingerprint, generation, stands: Some(stands), worker });
+        if absent { Ok(()) } else { self.stand() }
+    }
+
+    /// Whether no table is being made that does not hold yet.
+    pub(super) fn stands(&self) -> bool {
+        self.making.as_ref().is_none_or(|making| making.stands.is_none())
+    }
+
+    /// Waits until the table that is being made holds.
+    pub(super) fn stand(&mut self) -> Result<(), Refused> {
+        let Some(stands) = self.making.as_mut().and_then(|making| making.stands.take()) else {
+            return Ok(());
+        };
+        let made = stands.recv().unwrap_or_else(|_| Err(panicked("-f -")));
+        if made.is_err() {
+            self.making = None;
+        }
+        Ok(made?)
     }
 
     /// Waits for what is still being done for a table, and puts the seal on it. The next [`drain`](Self::drain) reads it.
@@ -345,11 +380,11 @@ impl Nft {
             self.making.take().map(|making| (making.worker.join(), making.fingerprint, making.generation));
         self.events.join(&[NFNLGRP_NFTABLES])?;
         let Some((listing, fingerprint, generation)) = made else { return Ok(()) };
-        let panicked = |_| Error::Nft { what: "list table", text: "its thread panicked".to_owned() };
         // What somebody else wrote meanwhile is in the listing, or unheard: then it is not sealed, and made once more.
-        if let (Some(listing), true) =
-            (listing.map_err(panicked)??, wire::generation(&mut self.requests)? == generation)
-        {
+        if let (Some(listing), true) = (
+            listing.map_err(|_| panicked("list table"))??,
+            wire::generation(&mut self.requests)? == generation,
+        ) {
             let checksum = u128::from(fingerprint) << 64 | u128::from(digest(&listing));
             let element = Prefix::host(IpAddr::from(Ipv6Addr::from(checksum)));
             self.send(|batch| batch.add(CHECKSUM_SET, false, &[element]))?;
@@ -416,6 +451,10 @@ impl Nft {
             result => result.map_err(|failure| Error::Read { what: "nftables counters", failure }),
         }
     }
+}
+
+fn panicked(what: &'static str) -> Error {
+    Error::Nft { what, text: "its thread panicked".to_owned() }
 }
 
 /// What nft prints of the table, without elements and counters; none where there is no table.

@@ -157,6 +157,44 @@ fn a_ruleset_that_nft_refuses_is_an_error_with_its_words() {
     });
 }
 
+/// A program in nft's place: before it makes a table it waits for a neighbour on the overlay, and writes down what else is there.
+fn slow_nft(folder: &std::path::Path) -> std::path::PathBuf {
+    let program = folder.join("nft");
+    let text = format!(
+        "#!/bin/sh
+        if [ $1 = -f ]; then
+            n=0
+            until ip neigh show dev raven0 | grep -q 240.0.0.2 || [ $n = 500 ]; do n=$((n + 1)); done
+            (ip -br link show raven0; ip nexthop; ip route show table all type unicast dev raven0) > {}/seen
+        fi
+        exec nft \"$@\"",
+        folder.display()
+    );
+    std::fs::write(&program, text).unwrap();
+    sh(&format!("chmod 0755 {}", program.display()));
+    program
+}
+
+#[test]
+fn until_the_table_holds_the_overlay_is_down_and_nothing_leads_there() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kernel = Kernel::open().unwrap();
+        kernel.nft.use_program(slow_nft(folder.path()));
+        let mut changes = vec![Change::ReplaceTable(Box::new(ruleset()), Vec::new()), put_overlay()];
+        changes.extend(member(2));
+        apply(&mut kernel, &changes);
+
+        let seen = std::fs::read_to_string(folder.path().join("seen")).unwrap();
+        assert_eq!(seen.lines().count(), 1, "the link alone, no nexthop, no route: {seen}");
+        assert!(seen.starts_with("raven0") && !seen.contains("UP"), "{seen}");
+        assert!(sh("ip -br link show raven0").contains(",UP,"));
+        assert_eq!(sh("ip nexthop").lines().count(), 2);
+        assert!(intact(&kernel));
+        assert_mirror_is_fresh(&mut kernel, "a table that took its time");
+    });
+}
+
 #[test]
 fn drops_are_counted_by_reason() {
     in_namespace(|| {
