@@ -1,11 +1,11 @@
 //! `corax cni`: install, uninstall.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use corax_pins::Network;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{InitFlags, Inotify};
 
 use super::conflist::Mode;
 use super::install::{Installation, Report};
@@ -47,7 +47,7 @@ pub struct Node {
     /// The runtime's network configurations
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
-    /// Only this network; by default the first configuration's
+    /// Only this network; by default, of install the first configuration's, of uninstall each that has the plugin
     #[arg(long)]
     network: Option<Network>,
     /// Table for people, JSON for programs
@@ -107,7 +107,11 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
     let installation = node.installation(mode);
     let _watching = watch.then(|| watch::begin(&node.places.run_dir)).transpose()?;
     // Before the first look, so that nothing is missed between it and the first event.
-    let events = watch.then(|| events(&node.conf_dir)).transpose()?;
+    let watched = [&*node.conf_dir, &*node.bin_dir];
+    let events = watch.then(|| Inotify::init(InitFlags::IN_CLOEXEC)).transpose()?;
+    if let Some(events) = &events {
+        watch::listen(events, &watched)?;
+    }
     installation.binary(&plugin)?;
     let first = installation.configure();
     let Some(events) = events else {
@@ -119,6 +123,7 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
     }
     loop {
         events.read_events().context("watching the configurations")?;
+        watch::listen(&events, &watched)?;
         match installation.binary(&plugin).and_then(|_| installation.configure()) {
             Ok(report) if report.changed => node.print(&[report])?,
             Ok(_) => {}
@@ -126,13 +131,6 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
             Err(error) => eprintln!("{error:#}"),
         }
     }
-}
-
-fn events(directory: &Path) -> anyhow::Result<Inotify> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    let flags = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE;
-    inotify.add_watch(directory, flags).with_context(|| directory.display().to_string())?;
-    Ok(inotify)
 }
 
 fn uninstall(node: &Node) -> anyhow::Result<()> {

@@ -12,9 +12,9 @@ pub enum Mode {
     /// As IPAM where host-local is or flannel delegates, else in the chain
     #[default]
     Auto,
-    /// As IPAM
+    /// As IPAM only
     Ipam,
-    /// At the end of the chain
+    /// At the end of the chain only
     Chain,
     /// Both
     Both,
@@ -38,6 +38,10 @@ pub enum ConflistError {
          plugins speak too, then install again", known = SUPPORTED.join(", ")
     )]
     Version(String),
+    #[error(
+        "corax-cni is its IPAM, and pods have addresses from it: `corax cni uninstall` first, then install with --mode chain"
+    )]
+    IsIpam,
     #[error("it is a single plugin, which has no chain: make it a conflist, or use --mode ipam")]
     NoChain,
 }
@@ -81,6 +85,14 @@ pub fn edit(text: &str, mode: Mode, extra: &Map<String, Value>) -> Result<Edited
     let before = config.clone();
     let data_dir = data_dir(&config);
     let mut ipam = false;
+    if mode == Mode::Chain && plugins(&config).iter().any(|p| p.get("ipam").is_some_and(|i| is(i, TYPE))) {
+        return Err(ConflistError::IsIpam);
+    }
+    if mode == Mode::Ipam
+        && let Some(plugins) = config.get_mut("plugins").and_then(Value::as_array_mut)
+    {
+        plugins.retain(|plugin| !is(plugin, TYPE));
+    }
     if mode != Mode::Chain {
         for plugin in plugins_mut(&mut config) {
             let Some(section) = section_for_us(plugin) else { continue };
@@ -147,6 +159,17 @@ pub fn data_dir(config: &Value) -> Option<String> {
         (ours || (flannel && section.get("type").is_none())).then_some(section)
     });
     sections.filter_map(|section| section.get("dataDir")?.as_str()).next_back().map(str::to_owned)
+}
+
+/// The keys by which a configuration says where our things are, if not where they usually are.
+pub fn places(config: &Value) -> Map<String, Value> {
+    let ours = plugins(config).iter().find_map(|plugin| {
+        let section = plugin.get("ipam").filter(|ipam| is(ipam, TYPE));
+        section.or_else(|| is(plugin, TYPE).then_some(plugin))?.as_object()
+    });
+    let known = |key: &str| matches!(key, "stateDir" | "runDir" | "cacheDir");
+    let all = ours.into_iter().flatten().filter(|(key, _)| known(key));
+    all.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Whether a text still names us as a plugin, wherever in it. What is no JSON may be half written: its words count.

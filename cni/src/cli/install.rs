@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -76,7 +76,11 @@ impl Installation {
                 from.display()
             );
         }
-        fs::create_dir_all(&self.bin_dir).with_context(|| self.bin_dir.display().to_string())?;
+        if !self.bin_dir.is_dir() {
+            let directory = self.bin_dir.display();
+            fs::create_dir_all(&self.bin_dir).with_context(|| directory.to_string())?;
+            eprintln!("{directory} was not there and is made: is it where the runtime looks for plugins?");
+        }
         replace(&to, &bytes, None, 0o755).with_context(|| to.display().to_string())?;
         Ok(true)
     }
@@ -90,6 +94,7 @@ impl Installation {
         let name = || file.display().to_string();
         let edited = conflist::edit(&text, self.mode, &self.extra()).with_context(name)?;
         let saved = self.saved(&file);
+        let rewritten = saved.as_ref().is_some_and(|saved| saved.written != text);
         let mut report = Report {
             file: file.clone(),
             network: edited.network.clone(),
@@ -111,11 +116,12 @@ impl Installation {
         }
         let memory = Saved { original: text, written: edited.text.clone() };
         self.save(&file, &memory).context("the original cannot be kept")?;
-        replace(&file, edited.text.as_bytes(), Some(&file), 0o644).with_context(name)?;
-        report.outcome = match saved {
-            None => "edited",
-            Some(_) => "rewritten by another tool, edited again",
-        };
+        let replaced = replace(&file, edited.text.as_bytes(), Some(&file), 0o644).with_context(name);
+        if replaced.is_err() && saved.is_none() {
+            let _ = fs::remove_file(self.memory(&file));
+        }
+        replaced?;
+        report.outcome = if rewritten { "rewritten by another tool, edited again" } else { "edited" };
         Ok(report)
     }
 
@@ -130,6 +136,14 @@ impl Installation {
             let Ok((network, true)) = conflist::inspect(&text) else { continue };
             if self.network.as_ref().is_some_and(|only| *only != network) {
                 continue;
+            }
+            let places = conflist::places(&serde_json::from_str(&text)?);
+            if places != self.extra() {
+                bail!(
+                    "{} keeps pins and holds elsewhere than this would look: run it with {}",
+                    file.display(),
+                    options(&places)
+                );
             }
             let (restored, outcome) = match self.saved(&file) {
                 Some(saved) if saved.written != text => (conflist::revert(&text)?, "taken out"),
@@ -226,7 +240,12 @@ impl Installation {
                 (Ok((network, _)), Some(only)) if network != *only => {
                     passed_over.push(format!("{} is of network {network}", file.display()));
                 }
-                (Ok(_), _) => return Ok((file, text)),
+                (Ok(_), _) => {
+                    for why in passed_over {
+                        eprintln!("passed over: {why}");
+                    }
+                    return Ok((file, text));
+                }
                 (Err(error), _) => passed_over.push(format!("{}: {error}", file.display())),
             }
         }
@@ -255,9 +274,24 @@ impl Installation {
 
     fn save(&self, file: &Path, saved: &Saved) -> anyhow::Result<()> {
         let path = self.memory(file);
-        fs::create_dir_all(path.parent().context("state directory")?)?;
+        let directory = path.parent().context("state directory")?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         Ok(replace(&path, &serde_json::to_vec_pretty(saved)?, None, 0o600)?)
     }
+}
+
+/// Options that say what keys of a configuration say.
+fn options(places: &Map<String, Value>) -> String {
+    let option = |key: &str, name: &str, usual: &str| {
+        let is = places.get(key).and_then(Value::as_str).unwrap_or(usual);
+        format!("{name} {is}")
+    };
+    [
+        option("stateDir", "--state-dir", store::STATE),
+        option("runDir", "--run-dir", store::RUN),
+        option("cacheDir", "--cache-dir", runtime::CACHE),
+    ]
+    .join(" ")
 }
 
 /// Whether a file runs here and answers VERSION as a CNI plugin does; else why not.
@@ -300,6 +334,8 @@ pub(super) fn write_back(
 
 /// Puts bytes at a path so that a reader, and a crash, finds the old file or the new one; mode and owner as `like` has.
 fn replace(path: &Path, bytes: &[u8], like: Option<&Path>, mode: u32) -> io::Result<()> {
+    // A link stays one: the file that it names is replaced.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     // A name that no runtime takes for a configuration or a plugin.
     let beside = path.with_file_name(format!(".{name}.corax-new"));

@@ -106,7 +106,10 @@ fn list(
     output: Output,
     places: &Places,
 ) -> anyhow::Result<()> {
-    let mut snapshot = read(&places.store())?;
+    if !places.state_dir.exists() {
+        eprintln!("{} is not there yet: no pod was ever pinned", places.state_dir.display());
+    }
+    let mut snapshot = if places.state_dir.exists() { read(&places.store())? } else { Snapshot::default() };
     snapshot.pins.retain(|pin| network.as_ref().is_none_or(|n| *n == pin.network));
     snapshot.pins.retain(|pin| namespace.as_ref().is_none_or(|n| n == pin.namespace.as_str()));
     if snapshot.damaged > 0 {
@@ -212,6 +215,9 @@ fn import_host_local(
     places: &Places,
 ) -> anyhow::Result<()> {
     let networks = match network {
+        Some(network) if !others.host_local_dir.join(network.as_str()).is_dir() => {
+            bail!("host-local has no network {network} in {}", others.host_local_dir.display())
+        }
         Some(network) => vec![network],
         None => {
             let entries = std::fs::read_dir(&others.host_local_dir)

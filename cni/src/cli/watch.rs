@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 
 /// File in the run directory, locked by the process that it names, for as long as that watches.
 const FILE: &str = "watch";
@@ -19,6 +21,36 @@ pub(super) fn begin(run: &Path) -> anyhow::Result<File> {
     file.set_len(0)?;
     write!(file, "{}", std::process::id())?;
     Ok(file)
+}
+
+/// Asks for what happens in directories. One that is not there, or was taken away, is waited for above; to be asked again after
+/// every event.
+///
+/// # Errors
+/// When the kernel has no watch left.
+pub(super) fn listen(events: &Inotify, directories: &[&Path]) -> anyhow::Result<()> {
+    let flags = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
+    for directory in directories {
+        // What is made while we look elsewhere is found when we look again.
+        let mut first = true;
+        for at in directory.ancestors() {
+            match events.add_watch(at, flags) {
+                Ok(_) if first => break,
+                Ok(_) => match events.add_watch(*directory, flags) {
+                    Err(Errno::ENOENT | Errno::ENOTDIR) | Ok(_) => break,
+                    Err(error) => return Err(error).with_context(|| directory.display().to_string()),
+                },
+                Err(Errno::ENOENT | Errno::ENOTDIR) => first = false,
+                Err(error) => return Err(error).with_context(|| at.display().to_string()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Keeps others from watching, until dropped.

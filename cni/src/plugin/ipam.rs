@@ -78,7 +78,7 @@ fn del(call: &Call, ipam: &Ipam, network: &Network) -> Result<(), Failure> {
         freed
     });
     if let Err(error) = freed {
-        before.remove(&own);
+        before.remove(&own, None);
         del_later(&store, &own, Part::Given, &error);
     }
     Ok(())

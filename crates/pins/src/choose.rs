@@ -141,11 +141,16 @@ impl<'w> World<'w> {
     fn used_before(&self, set: &RangeSet, own: Option<&Attachment>, own_key: Option<&str>) -> Option<Choice> {
         let began = self.book.began(&self.holds.epoch);
         let claims = self.index().by_address.iter();
+        let ran: std::collections::BTreeSet<_> =
+            self.holds.of_network(self.network).filter_map(|hold| Some(hold.pin()?.words())).collect();
+        let released = |claim: &Claim<'_>| {
+            if ran.contains(claim.key) { self.book.highest + 1 } else { claim.entry.released(began) }
+        };
         let mut candidates: Vec<_> = claims
             .filter(|(address, claim)| Some(claim.key) != own_key && set.range_of(**address).is_some())
             .filter(|(_, claim)| !self.is_listed(claim))
             .map(|(&address, claim)| {
-                let rank = (!self.is_gone(claim), claim.entry.released(began), claim.entry.made);
+                let rank = (!self.is_gone(claim), released(claim), claim.entry.made);
                 (rank, address, claim.key)
             })
             .collect();

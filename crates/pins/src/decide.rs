@@ -86,8 +86,10 @@ pub(crate) fn add(
     }
     let wanted = wanted(ranges, &request.requested)?;
     let held = world.holds.all.get(own).filter(|hold| !hold.seen && hold.pod == request.pod);
-    if let Some(addresses) = held.and_then(|hold| fitting(ranges, &wanted, &hold.addresses)) {
-        return Ok((Answer { addresses, before: None }, Plan::default()));
+    if let Some((hold, addresses)) = held.and_then(|h| Some((h, fitting(ranges, &wanted, &h.addresses)?))) {
+        let moved = hold.netns != request.netns || hold.uid != request.uid;
+        let holds = moved.then(|| request.hold(addresses.clone(), false, now)).into_iter().collect();
+        return Ok((Answer { addresses, before: None }, Plan { holds, ..Plan::default() }));
     }
 
     let key = request.pin().map(|id| id.words());
@@ -234,6 +236,12 @@ pub(crate) fn observe(
                 plan.durable.push(Entry::Pin { key, addresses: addresses.to_vec(), seen: true });
             }
         }
+    }
+    // Who had the addresses before is gone, where it can be told.
+    for &address in addresses {
+        let others = world.holders(address, Some(&request.attachment));
+        let dead = others.filter(|hold| !world.outside.alive(hold)).map(|hold| hold.attachment.clone());
+        plan.holds.extend(dead.map(Change::Free));
     }
     plan.holds.push(request.hold(addresses.to_vec(), true, now));
     Ok((answer, plan))

@@ -14,6 +14,8 @@ use crate::names::{ContainerId, Network, PinId, PodName};
 pub enum Error {
     #[error("{path} is locked for more than {} ms: its holder is stuck or stopped", after.as_millis())]
     Locked { path: PathBuf, after: Duration },
+    #[error("{path} was removed meanwhile: others may have been at work")]
+    LostLock { path: PathBuf },
     #[error("{address} is still held by container {container}{}", of_pod(pod.as_ref()))]
     Held { address: IpAddr, container: ContainerId, pod: Option<PodName> },
     #[error("{address} is in use by container {container} according to host-local's files")]
@@ -30,12 +32,12 @@ pub enum Error {
     SameSet(IpAddr, IpAddr),
     #[error("requested address {address} is pinned to pod {pod} of this node")]
     Pinned { address: IpAddr, pod: PodName },
-    #[error("the pin cannot be made durable: {path}: {source}; free the disk or make it writable")]
-    NotDurable { path: PathBuf, source: io::Error },
-    #[error("the hold cannot be written: {path}: {source}")]
-    NotHeld { path: PathBuf, source: io::Error },
-    #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    #[error("the pin cannot be made durable: {path}: {cause}; free the disk or make it writable")]
+    NotDurable { path: PathBuf, cause: io::Error },
+    #[error("the hold cannot be written: {path}: {cause}; make room in its directory, or make it writable")]
+    NotHeld { path: PathBuf, cause: io::Error },
+    #[error("{path} cannot be used: {cause}{}", remedy(cause))]
+    Io { path: PathBuf, cause: io::Error },
     #[error("container {container} holds nothing on network {network} by interface {interface}")]
     NoHold { network: Network, container: ContainerId, interface: String },
     #[error("container {container} holds {held}, but its result says {said}")]
@@ -52,13 +54,29 @@ impl Error {
     pub fn passes(&self) -> bool {
         matches!(
             self,
-            Self::Locked { .. } | Self::Held { .. } | Self::HeldByHostLocal { .. } | Self::Retired { .. }
+            Self::Locked { .. }
+                | Self::LostLock { .. }
+                | Self::Held { .. }
+                | Self::HeldByHostLocal { .. }
+                | Self::Retired { .. }
         )
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        |source| Self::Io { path, source }
+        |cause| Self::Io { path, cause }
+    }
+}
+
+/// What helps, where that is known.
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => "; make it writable",
+        io::ErrorKind::StorageFull => "; make room there",
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "; something else is in its place: move that away"
+        }
+        _ => "",
     }
 }
 

@@ -29,12 +29,21 @@ pub(crate) fn missing(book: &Book<'_>, holds: &Holds) -> Vec<decide::Entry> {
     for hold in holds.all.values() {
         let Some(key) = hold.pin().map(|id| id.words()) else { continue };
         match book.pins.get(key.as_str()) {
+            None if claimed(book, hold) => {}
             None => out.push(decide::Entry::Pin { key, addresses: hold.addresses.clone(), seen: hold.seen }),
             Some(entry) if entry.freed.is_some() => out.push(decide::Entry::Take(key)),
             Some(_) => {}
         }
     }
     out
+}
+
+/// Whether an address of a hold became another pod's pin meanwhile.
+fn claimed(book: &Book<'_>, hold: &crate::holds::Hold) -> bool {
+    let index = book.index(&hold.attachment.network);
+    hold.addresses
+        .iter()
+        .any(|a| index.by_address.contains_key(a) || book.rest.is_some_and(|rest| rest.takes(*a)))
 }
 
 /// Turns entries into records, numbered on from the book and the pod list.

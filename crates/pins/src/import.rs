@@ -132,7 +132,7 @@ fn attachment(
         since: transaction.now(),
         seen: false,
     };
-    let pin = hold.pin().map(|id| (id, addresses.clone()));
+    let pin = hold.pin().map(|id| (id, addresses.clone(), false));
     let pinned = pin.is_some();
     let (news, refused) = transaction.adopt(pin, alive.then_some(hold))?;
     let outcome = match (pinned, alive) {
@@ -157,7 +157,7 @@ fn attachment(
 pub fn pins(transaction: &mut Transaction<'_>, pins: &[Pin]) -> Result<ImportedPins, Error> {
     let mut networks = BTreeMap::<Network, Vec<_>>::new();
     for pin in pins {
-        networks.entry(pin.network.clone()).or_default().push((pin.id(), pin.addresses.clone()));
+        networks.entry(pin.network.clone()).or_default().push((pin.id(), pin.addresses.clone(), pin.seen));
     }
     let mut done = ImportedPins { pins: pins.len(), ..ImportedPins::default() };
     for (network, pins) in networks {

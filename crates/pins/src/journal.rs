@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::contents::Stamp;
+use crate::error::Error;
 
 /// Whether opening a file failed for want of memory or descriptors.
 fn is_passing(error: &io::Error) -> bool {
@@ -63,15 +64,14 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Opens a log. What cannot be opened or read is moved aside, and the log begins anew; what cannot be written is read.
-    pub(crate) fn open(path: &Path, notes: &mut Vec<String>) -> Self {
+    ///
+    /// # Errors
+    /// When the machine has no memory or descriptors for it at this moment: nothing is known of it then.
+    pub(crate) fn open(path: &Path, notes: &mut Vec<String>) -> Result<Self, Error> {
         match Self::try_open(path) {
-            Ok(journal) => journal,
-            // Of the machine at this moment, and not of the file: nothing is known of it, and nothing is written.
-            Err(error) if is_passing(&error) => {
-                notes.push(format!("{} cannot be opened: {error}", path.display()));
-                Self::none(path, Some(error))
-            }
-            Err(error) => Self::anew(path, &error, notes),
+            Ok(journal) => Ok(journal),
+            Err(error) if is_passing(&error) => Err(Error::io(path)(error)),
+            Err(error) => Ok(Self::anew(path, &error, notes)),
         }
     }
 
@@ -131,10 +131,13 @@ impl Journal {
         self.file.as_ref()?.metadata().ok().map(|metadata| Stamp::of(&metadata))
     }
 
-    /// All the file says.
-    pub(crate) fn bytes(&mut self, notes: &mut Vec<String>) -> Rc<Vec<u8>> {
+    /// All the file says. What cannot be read is moved aside.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub(crate) fn bytes(&mut self, notes: &mut Vec<String>) -> Result<Rc<Vec<u8>>, Error> {
         if let Some(bytes) = &self.bytes {
-            return Rc::clone(bytes);
+            return Ok(Rc::clone(bytes));
         }
         let mut bytes = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0) + 1);
         let read = self.file.as_ref().map_or(Ok(0), |mut file| {
@@ -142,12 +145,15 @@ impl Journal {
             file.read_to_end(&mut bytes)
         });
         if let Err(error) = read {
+            if is_passing(&error) {
+                return Err(Error::io(&self.path)(error));
+            }
             *self = Self::anew(&self.path, &error, notes);
             bytes.clear();
         }
         let bytes = Rc::new(bytes);
         self.bytes = Some(Rc::clone(&bytes));
-        bytes
+        Ok(bytes)
     }
 
     fn writable(&mut self) -> io::Result<&File> {

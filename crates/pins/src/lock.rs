@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::error::Error;
 /// A held lock; it goes with this value, or with the process.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 impl Lock {
@@ -22,9 +23,19 @@ impl Lock {
             let file = wait(path, open(path).map_err(Error::io(path))?, deadline)?;
             // Whoever removed the file while we waited left us with a lock that nobody else sees.
             if same(&file, path) {
-                return Ok(Self { _file: file });
+                return Ok(Self { file, path: path.to_owned() });
             }
         }
+    }
+
+    /// Whether this is still the lock that others see: somebody may have emptied the directory.
+    pub(crate) fn is_ours(&self) -> bool {
+        same(&self.file, &self.path)
+    }
+
+    /// The error of one that is not.
+    pub(crate) fn lost(&self) -> Error {
+        Error::LostLock { path: self.path.clone() }
     }
 }
 
@@ -42,7 +53,7 @@ fn same(file: &File, path: &Path) -> bool {
 fn wait(path: &Path, file: File, deadline: Duration) -> Result<File, Error> {
     match file.try_lock() {
         Ok(()) => return Ok(file),
-        Err(TryLockError::Error(source)) => return Err(Error::Io { path: path.to_owned(), source }),
+        Err(TryLockError::Error(cause)) => return Err(Error::Io { path: path.to_owned(), cause }),
         Err(TryLockError::WouldBlock) => {}
     }
     let (sender, receiver) = mpsc::sync_channel(1);

@@ -20,7 +20,7 @@ pub struct Cached {
     pub pod: Option<PodName>,
     /// `K8S_POD_UID`.
     pub uid: Option<Label>,
-    /// `CNI_NETNS` at the time.
+    /// `CNI_NETNS` at the time: what the file says, or the result's sandbox, where libcni of old wrote no more.
     pub netns: Option<String>,
     /// Addresses of the result.
     pub addresses: Vec<IpAddr>,
@@ -44,6 +44,16 @@ struct File {
 struct CachedResult {
     #[serde(default)]
     ips: Vec<CachedIp>,
+    #[serde(default)]
+    interfaces: Vec<CachedInterface>,
+}
+
+#[derive(Deserialize)]
+struct CachedInterface {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    sandbox: String,
 }
 
 #[derive(Deserialize)]
@@ -79,11 +89,14 @@ fn parse(bytes: &[u8]) -> Option<Cached> {
     }
     let argument = |name| file.cni_args.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
     let names = argument("K8S_POD_NAMESPACE").zip(argument("K8S_POD_NAME"));
+    let own = file.if_name.as_str();
+    let inside = |interface: &&CachedInterface| !interface.sandbox.is_empty() && interface.name == own;
+    let sandbox = file.result.interfaces.iter().find(inside).map(|interface| interface.sandbox.clone());
     let address = |ip: &CachedIp| ip.address.split('/').next()?.parse().ok();
     Some(Cached {
         pod: names.and_then(|(namespace, name)| PodName::new(namespace, name).ok()),
         uid: argument("K8S_POD_UID").and_then(|uid| uid.parse().ok()),
-        netns: file.netns.filter(|path| !path.is_empty()),
+        netns: file.netns.filter(|path| !path.is_empty()).or(sandbox),
         addresses: file.result.ips.iter().filter_map(address).collect(),
         attachment: Attachment {
             network: file.network_name,

@@ -40,7 +40,7 @@ const LOCK: &str = "lock";
 
 /// A log over this length in bytes has a table of contents.
 const LARGE: u64 = 16 << 10;
-/// Bytes a STATUS tries to append: more than any one record.
+/// Bytes a STATUS tries to append: more than most records.
 const PROBE: usize = 512;
 
 /// A node's pins and holds.
@@ -105,8 +105,8 @@ impl Store {
         journal::make_directory(&self.run).map_err(Error::io(&self.run))?;
         let lock = Lock::take(&self.run.join(LOCK), self.deadline)?;
         let mut notes = Vec::new();
-        let mut held = Journal::open(&self.run.join(HOLDS), &mut notes);
-        let mut holds = Holds::replay(&held.bytes(&mut notes), &self.boot);
+        let mut held = Journal::open(&self.run.join(HOLDS), &mut notes)?;
+        let mut holds = Holds::replay(&*held.bytes(&mut notes)?, &self.boot);
         if holds.damaged > 0 {
             let n = holds.damaged;
             notes.push(format!("{n} records of {} were damaged and are lost", held.path.display()));
@@ -115,23 +115,15 @@ impl Store {
             let (boot, process) = (&self.boot, std::process::id());
             holds.epoch = format!("{boot}.{now:x}.{process:x}");
         }
-        let log = Journal::open(&self.state.join(PINS), &mut notes);
-        if log.is_missing() && !holds.stale && holds.synced.is_some() {
+        let log = Journal::open(&self.state.join(PINS), &mut notes)?;
+        // A new log may get the old one's inode.
+        if log.is_missing() && holds.synced.take().is_some() && !holds.stale {
             let path = log.path.display();
             notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
         }
-        let mut transaction = Transaction {
-            store: self,
-            _lock: lock,
-            log,
-            held,
-            holds,
-            recovered: false,
-            contents: None,
-            now,
-            notes,
-        };
-        transaction.recover();
+        let mut transaction =
+            Transaction { store: self, lock, log, held, holds, recovered: false, contents: None, now, notes };
+        transaction.recover()?;
         transaction.absorb();
         Ok(transaction)
     }
@@ -141,7 +133,7 @@ impl Store {
 #[derive(Debug)]
 pub struct Transaction<'s> {
     store: &'s Store,
-    _lock: Lock,
+    lock: Lock,
     log: Journal,
     held: Journal,
     holds: Holds,
@@ -195,7 +187,7 @@ impl Transaction<'_> {
     /// [`Error::NotHeld`] when the holds cannot be written. A release that cannot be logged is no error.
     pub fn del(&mut self, own: &Attachment, part: Part, before: Option<&HostLocal>) -> Result<(), Error> {
         if let Some(before) = before {
-            before.remove(own);
+            before.remove(own, self.holds.all.get(own).map(|hold| &*hold.addresses));
         }
         self.run_by_excerpt(&own.network, None, None, |world| Ok(((), decide::del(world, own, part)?)))
     }
@@ -268,12 +260,12 @@ impl Transaction<'_> {
         }
         let torn = self.holds.torn.take();
         self.held.probe(PROBE, torn).map_err(|source| self.not_held(source))?;
-        let torn = Book::replay(&self.log.bytes(&mut self.notes)).torn;
+        let torn = Book::replay(&self.log.bytes(&mut self.notes)?).torn;
         self.open_contents();
         let log = self.log.probe(PROBE, torn).map_err(|source| self.not_durable(source));
         self.stamp_contents();
         let Some(ranges) = ranges else {
-            let known = !Book::replay(&self.log.bytes(&mut self.notes)).pins.is_empty();
+            let known = !Book::replay(&self.log.bytes(&mut self.notes)?).pins.is_empty();
             return if known { Ok(()) } else { log };
         };
         self.run(network, before, |world| Ok((decide::status(world, ranges, log)?, Plan::default())))
@@ -296,7 +288,7 @@ impl Transaction<'_> {
                 return Err(Error::Held { address, container, pod: hold.pod.clone() });
             }
         }
-        if !Book::replay(&self.log.bytes(&mut self.notes)).pins.contains_key(key.as_str()) {
+        if !Book::replay(&self.log.bytes(&mut self.notes)?).pins.contains_key(key.as_str()) {
             return Err(Error::NoPin(id.clone()));
         }
         // The holds first: a hold that still names the pod would bring the pin back.
@@ -332,10 +324,10 @@ impl Transaction<'_> {
     /// whether anything was, and why no pin was made where it could not be: the container then has a hold without one.
     pub(crate) fn adopt(
         &mut self,
-        pin: Option<(PinId, Vec<IpAddr>)>,
+        pin: Option<(PinId, Vec<IpAddr>, bool)>,
         hold: Option<Hold>,
     ) -> Result<(bool, Option<String>), Error> {
-        let network = pin.as_ref().map(|(id, _)| id.network.clone());
+        let network = pin.as_ref().map(|(id, ..)| id.network.clone());
         let (pinned, mut refused) = match network {
             Some(network) => self.adopt_pins(&network, pin.into_iter().collect())?,
             None => (0, Vec::new()),
@@ -351,17 +343,17 @@ impl Transaction<'_> {
         Ok((held || pinned > 0, refused))
     }
 
-    /// Makes pins of one network, in one write. Answers how many were not known before, and which could not be had and why.
+    /// Makes pins of one network, in one write; `true`: somebody else gives the addresses. Answers how many were not known before, and which could not be had and why.
     pub(crate) fn adopt_pins(
         &mut self,
         network: &Network,
-        pins: Vec<(PinId, Vec<IpAddr>)>,
+        pins: Vec<(PinId, Vec<IpAddr>, bool)>,
     ) -> Result<(usize, Vec<(PinId, String)>), Error> {
         self.run(network, None, |world| {
             let mut plan = Plan::default();
             let mut given = BTreeMap::new();
             let mut refused = Vec::new();
-            for (id, addresses) in pins {
+            for (id, addresses, seen) in pins {
                 let key = id.words();
                 let known = world.book.pins.get(key.as_str()).map(crate::book::Entry::addresses);
                 let taken = addresses.iter().find_map(|address| {
@@ -375,7 +367,7 @@ impl Transaction<'_> {
                     (None, None) if addresses.is_empty() => "it has no address".to_owned(),
                     (None, None) => {
                         given.extend(addresses.iter().map(|&address| (address, id.pod.clone())));
-                        plan.durable.push(Entry::Pin { key, addresses, seen: false });
+                        plan.durable.push(Entry::Pin { key, addresses, seen });
                         continue;
                     }
                 };
@@ -389,12 +381,12 @@ impl Transaction<'_> {
         self.now
     }
 
-    fn not_durable(&self, source: io::Error) -> Error {
-        Error::NotDurable { path: self.log.path.clone(), source }
+    fn not_durable(&self, cause: io::Error) -> Error {
+        Error::NotDurable { path: self.log.path.clone(), cause }
     }
 
-    fn not_held(&self, source: io::Error) -> Error {
-        Error::NotHeld { path: self.held.path.clone(), source }
+    fn not_held(&self, cause: io::Error) -> Error {
+        Error::NotHeld { path: self.held.path.clone(), cause }
     }
 }
 

@@ -176,6 +176,7 @@ impl Model {
             self.node.del(&container);
         }
         for (container, pod, addresses) in self.live.clone().into_iter().take(1) {
+            self.node.renew(&container);
             let again = self.node.add(&self.ranges, &pod, &container);
             // Its namespace file was made anew by `add`; that is the same container all the same.
             assert_eq!(again.unwrap().addresses, addresses);

@@ -7,8 +7,9 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Node, attachment, ranges, request};
+use corax_pins::hostlocal::HostLocal;
 use corax_pins::store::Part;
-use corax_pins::{Error, PinState, PodList, Snapshot};
+use corax_pins::{Error, PinState, PodList, Snapshot, import};
 
 fn pods(list: &[&str]) -> BTreeSet<corax_pins::PodName> {
     list.iter().map(|p| format!("default/{p}").parse().unwrap()).collect()
@@ -429,4 +430,210 @@ fn with_a_table_of_contents_and_without_a_new_pod_gets_the_same_address() {
         let [with, without] = told;
         assert_eq!(with, without, "list at {list_at:?}");
     }
+}
+
+#[test]
+fn a_container_added_again_in_a_new_namespace_keeps_its_address() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/30"]); // .2 alone
+    let first = node.netns("first");
+    let second = node.netns("second");
+    let a = node.with(|t| t.add(&r, &request("-", "box", &first), None)).unwrap();
+    node.kill("first");
+    let b = node.with(|t| t.add(&r, &request("-", "box", &second), None)).unwrap();
+    assert_eq!(a.addresses, b.addresses);
+    let other = node.add(&r, "-", "other");
+    assert!(
+        other.is_err(),
+        "box lives in {second} and holds it, yet other got {:?}",
+        other.unwrap().addresses
+    );
+}
+
+#[test]
+fn a_pinned_pods_container_added_again_in_a_new_namespace_keeps_its_address() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/30"]);
+    let first = node.netns("first");
+    let second = node.netns("second");
+    node.with(|t| t.add(&r, &request("a", "box", &first), None)).unwrap();
+    node.kill("first");
+    node.with(|t| t.add(&r, &request("a", "box", &second), None)).unwrap();
+    let other = node.add(&r, "b", "other");
+    assert!(other.is_err(), "other got {:?}", other.unwrap().addresses);
+}
+
+#[test]
+fn a_pod_that_ran_until_now_goes_after_one_deleted_long_ago() {
+    for from in [0, u64::MAX] {
+        let mut node = Node::new();
+        node.contents_from = Some(from);
+        let r = ranges(&["10.0.0.0/29"]); // .2 to .6
+        for pod in ["a", "b", "c", "d", "e"] {
+            node.address(&r, pod, &format!("{pod}1"));
+        }
+        node.del("b1"); // deleted
+        node.clock += 1_000_000;
+        node.kill("a1"); // its sandbox crashed just now, no DEL yet
+        assert_eq!(node.address(&r, "new", "n1"), "10.0.0.3", "b's, deleted long ago; a ran until now");
+        assert_eq!(node.address(&r, "a", "a2"), "10.0.0.2", "a comes home");
+    }
+}
+
+#[test]
+fn a_pin_ended_by_observation_stays_ended() {
+    let mut node = Node::new();
+    let address = ["10.4.0.9".parse().unwrap()];
+    let path = node.netns("a1");
+    node.with(|t| t.observe(&request("a", "a1", &path), &address)).unwrap();
+    node.kill("a1");
+    let path = node.netns("b1");
+    node.with(|t| t.observe(&request("b", "b1", &path), &address)).unwrap();
+    let path = node.netns("c1");
+    node.with(|t| t.observe(&request("c", "c1", &path), &["10.4.0.10".parse().unwrap()])).unwrap();
+    let pins = Snapshot::read(&node.store()).pins;
+    let who: Vec<_> = pins.iter().map(|p| (p.pod.to_string(), p.addresses.clone(), p.state)).collect();
+    assert_eq!(pins.len(), 2, "{who:?}");
+}
+
+#[test]
+fn a_pod_seen_where_another_was_keeps_its_pin() {
+    let mut node = Node::new();
+    let address = ["10.4.0.9".parse().unwrap()];
+    let see = |node: &mut Node, pod: &str, c: &str, a: &[std::net::IpAddr]| {
+        let path = node.netns(c);
+        node.with(|t| t.observe(&request(pod, c, &path), a)).unwrap()
+    };
+    see(&mut node, "a", "a1", &address);
+    node.kill("a1");
+    see(&mut node, "b", "b1", &address);
+    see(&mut node, "c", "c1", &["10.4.0.10".parse().unwrap()]);
+    node.with(|t| t.del(&attachment("b1"), Part::Seen, None)).unwrap();
+    node.kill("b1");
+    let pins = Snapshot::read(&node.store()).pins;
+    let who: Vec<_> = pins.iter().map(|p| (p.pod.to_string(), p.addresses.clone(), p.state)).collect();
+    assert!(pins.iter().any(|p| p.pod.as_str() == "b"), "b's pin is lost: {who:?}");
+    let answer = see(&mut node, "b", "b2", &address);
+    assert_eq!(answer.before, None, "the address is the pin's");
+}
+
+#[test]
+fn an_import_keeps_that_a_pin_was_only_seen() {
+    let mut node = Node::new();
+    let path = node.netns("a1");
+    node.with(|t| t.observe(&request("a", "a1", &path), &["10.4.0.9".parse().unwrap()])).unwrap();
+    let pins = Snapshot::read(&node.store()).pins;
+    assert!(pins[0].seen);
+    let mut other = Node::new();
+    other.with(|t| import::pins(t, &pins)).unwrap();
+    assert!(Snapshot::read(&other.store()).pins[0].seen, "exported as seen, imported as given");
+}
+
+/// host-local's directory and a runtime's cache that knows one attachment, in `netns`.
+fn host_local(node: &Node, container: &str, address: &str, netns: &str) -> HostLocal {
+    let (data, cache) = (node.directory.path().join("networks"), node.directory.path().join("cache"));
+    std::fs::create_dir_all(data.join("pods")).unwrap();
+    std::fs::create_dir_all(cache.join("results")).unwrap();
+    std::fs::write(data.join("pods").join(address), format!("{container}\r\neth0")).unwrap();
+    // As libcni of Debian 12 writes it: the namespace is in the result alone.
+    let cached = format!(
+        r#"{{"kind":"cniCacheV1","containerId":"{container}","ifName":"eth0","networkName":"pods","result":{{
+            "interfaces":[{{"name":"veth1"}},{{"name":"eth0","sandbox":"{netns}"}}],
+            "ips":[{{"address":"{address}/29","interface":1}}]}}}}"#
+    );
+    std::fs::write(cache.join(format!("results/pods-{container}-eth0")), cached).unwrap();
+    HostLocal::new(&data, &"pods".parse().unwrap(), &cache)
+}
+
+#[test]
+fn a_live_hold_is_written_back_over_the_file_of_a_dead_container() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/29"]);
+    // Before the power cut host-local gave 10.0.0.2 to `old`; the runtime's cache knows it, its namespace is gone.
+    let before = host_local(&node, "old", "10.0.0.2", "/nowhere/old");
+    let path = node.netns("new");
+    let answer = node.with(|t| t.add(&r, &request("a", "new", &path), Some(&before))).unwrap();
+    assert_eq!(answer.addresses[0].to_string(), "10.0.0.2");
+    // Uninstall.
+    node.with(|t| {
+        let live = t.live(&"pods".parse().unwrap());
+        let all = live.iter().flat_map(|h| h.addresses.iter().map(|&a| (a, &h.attachment)));
+        before.write(all, std::time::Duration::from_secs(1)).unwrap();
+    });
+    let file = std::fs::read_to_string(before.directory().join("10.0.0.2")).unwrap();
+    assert_eq!(file, "new\r\neth0", "new lives there, and a DEL of old must not free it");
+}
+
+#[test]
+fn a_run_directory_emptied_during_a_transaction_gives_no_address_twice() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/29"]);
+    node.address(&r, "z", "z1");
+    let (p1, p2) = (node.netns("a1"), node.netns("b1"));
+    let store = node.store();
+    let mut one = store.begin(1).unwrap();
+    let none = "d/none".parse().unwrap();
+    let id =
+        corax_pins::PinId { network: "pods".parse().unwrap(), pod: none, interface: "eth0".parse().unwrap() };
+    let _ = one.release(&id, false); // it has read the log
+    std::fs::remove_dir_all(node.run()).unwrap();
+    let mut two = store.begin(2).unwrap();
+    let b = two.add(&r, &request("b", "b1", &p2), None).unwrap().addresses;
+    drop(two);
+    let refused = one.add(&r, &request("a", "a1", &p1), None).unwrap_err();
+    assert!(matches!(refused, Error::LostLock { .. }) && refused.passes(), "{refused}; the other has {b:?}");
+}
+
+#[test]
+fn what_is_given_while_host_local_is_still_asked_is_reserved_there_too() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/29"]);
+    let netns = node.netns("old");
+    let before = host_local(&node, "old", "10.0.0.2", &netns);
+    let add = |node: &mut Node, pod: &str, container: &str| {
+        let path = node.netns(container);
+        node.with(|t| t.add(&r, &request(pod, container, &path), Some(&before))).unwrap().addresses[0]
+            .to_string()
+    };
+    let file = |address: &str| std::fs::read_to_string(before.directory().join(address));
+    assert_eq!(add(&mut node, "a", "a1"), "10.0.0.3", "old lives");
+    assert!(file("10.0.0.3").unwrap().starts_with("a1\r\neth0"));
+    assert_eq!(before.reservations().len(), 1, "ours is none that would count against us");
+    node.with(|t| t.del(&attachment("a1"), Part::Given, Some(&before))).unwrap();
+    assert!(file("10.0.0.3").is_err());
+    // What a boot left behind is in nobody's way, and goes when the network is handed over.
+    add(&mut node, "a", "a2");
+    node.reboot();
+    assert_eq!(add(&mut node, "a", "a3"), "10.0.0.3");
+    assert!(file("10.0.0.3").unwrap().starts_with("a3\r\n"));
+    node.kill("a3");
+    before.write(std::iter::empty(), std::time::Duration::from_secs(1)).unwrap();
+    assert!(file("10.0.0.3").is_err());
+    assert_eq!(file("10.0.0.2").unwrap(), "old\r\neth0");
+}
+
+#[test]
+fn an_address_that_host_local_took_meanwhile_is_not_given_twice() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/30"]); // .2 alone
+    let before = host_local(&node, "old", "10.0.0.9", "/nowhere/old");
+    std::fs::write(before.directory().join("10.0.0.2"), "late\r\neth0").unwrap();
+    let path = node.netns("a1");
+    let refused = node.with(|t| t.add(&r, &request("a", "a1", &path), Some(&before))).unwrap_err();
+    assert!(matches!(refused, Error::Exhausted { .. }), "{refused}");
+}
+
+#[test]
+fn whose_pin_ends_for_another_pod_is_told() {
+    let mut node = Node::new();
+    let r = ranges(&["10.0.0.0/30"]); // .2 alone
+    node.address(&r, "a", "a1");
+    node.del("a1");
+    let path = node.netns("b1");
+    let notes = node.with(|t| {
+        t.add(&r, &request("b", "b1", &path), None).unwrap();
+        t.notes()
+    });
+    let told = "pod default/a is pinned no more on network pods: pod default/b has its address";
+    assert!(notes.iter().any(|note| note == told), "{notes:?}");
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::outside::is_namespace;
 use super::{Part, Transaction, identity};
 use crate::book::Book;
+use crate::error::Error;
 use crate::holds::{Change, Hold, Netns};
 use crate::names::{Network, PinId};
 use crate::runtime;
@@ -23,14 +24,17 @@ pub(super) struct Runtime {
 impl Transaction<'_> {
     /// Where this boot has no holds yet, or lost some, brings those back whose containers live: on the networks that have pins,
     /// and on any other once it is asked about. After a real boot that is nobody.
-    pub(super) fn recover(&mut self) {
+    ///
+    /// # Errors
+    /// When the log cannot be read for now.
+    pub(super) fn recover(&mut self) -> Result<(), Error> {
         let missing = self.holds.stale || self.holds.damaged > 0;
-        let Some(known) = &self.store.runtime else { return };
+        let Some(known) = &self.store.runtime else { return Ok(()) };
         let asked = known.network.as_ref().filter(|(network, _)| !self.holds.last.contains_key(network));
         if !missing && asked.is_none() {
-            return;
+            return Ok(());
         }
-        let bytes = self.log.bytes(&mut self.notes);
+        let bytes = self.log.bytes(&mut self.notes)?;
         let book = Book::replay(&bytes);
         let of_this_boot =
             |epoch: &str| epoch.split_once('.').is_some_and(|(boot, _)| boot == self.store.boot);
@@ -78,5 +82,6 @@ impl Transaction<'_> {
                 "{back} containers that ran before, according to {cache}, hold their addresses"
             ));
         }
+        Ok(())
     }
 }

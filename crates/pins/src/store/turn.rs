@@ -7,13 +7,13 @@ use super::outside::Files;
 use crate::book::Book;
 use crate::choose::World;
 use crate::contents::{self, Contents, Draft};
-use crate::decide::Plan;
+use crate::decide::{Entry, Plan};
 use crate::error::Error;
 use crate::excerpt::Excerpt;
 use crate::heal;
-use crate::holds::Change;
+use crate::holds::{Change, Hold};
 use crate::hostlocal::HostLocal;
-use crate::names::Network;
+use crate::names::{Network, PinId};
 use crate::pods::PodList;
 
 /// How many of the pins released longest ago are looked at before the whole log is.
@@ -85,7 +85,7 @@ impl Transaction<'_> {
         before: Option<&HostLocal>,
         verb: impl FnOnce(&World<'_>) -> Result<(T, Plan), Error>,
     ) -> Result<T, Error> {
-        let bytes = self.log.bytes(&mut self.notes);
+        let bytes = self.log.bytes(&mut self.notes)?;
         let book = Book::replay(&bytes);
         let pods = self.pods();
         let outside = Files::new(before, network);
@@ -128,11 +128,36 @@ impl Transaction<'_> {
     ) -> Result<(), Error> {
         if let Some(before) = before {
             for change in &plan.holds {
-                if let Change::Free(dead) = change {
-                    before.remove(dead);
+                match change {
+                    Change::Free(dead) => {
+                        before.remove(dead, self.holds.all.get(dead).map(|hold| &*hold.addresses));
+                    }
+                    Change::Hold(Hold { attachment, addresses, .. }) => {
+                        let files = Files::new(Some(before), &attachment.network);
+                        before.reserve(attachment, addresses, |r| files.is_dead(r))?;
+                    }
+                    _ => {}
                 }
             }
         }
+        self.tell_ended(plan);
         self.apply(book, pods, plan)
+    }
+
+    /// Says whose pins end for somebody else's.
+    fn tell_ended(&mut self, plan: &Plan) {
+        let pod = |key: &str| PinId::from_words(key).map(|id| id.pod);
+        let made = |entry: &Entry| if let Entry::Pin { key, .. } = entry { pod(key) } else { None };
+        let Some(by) = plan.durable.iter().find_map(made) else { return };
+        for entry in &plan.durable {
+            if let Entry::End(key) = entry
+                && let Some(id) = PinId::from_words(key)
+            {
+                let (whose, network) = (id.pod, id.network);
+                self.notes.push(format!(
+                    "pod {whose} is pinned no more on network {network}: pod {by} has its address"
+                ));
+            }
+        }
     }
 }

@@ -20,6 +20,9 @@ impl Transaction<'_> {
         pods: Option<&PodList>,
         plan: &Plan,
     ) -> Result<(), Error> {
+        if !self.lock.is_ours() {
+            return Err(self.lock.lost());
+        }
         let mut changes = plan.holds.clone();
         if !plan.durable.is_empty() {
             self.write_log(book, pods, plan, true).map_err(|source| self.not_durable(source))?;
@@ -73,7 +76,8 @@ impl Transaction<'_> {
             self.holds.change(change);
         }
         let crowded = self.holds.frames > HOLDS_SMALL.max(2 * self.holds.all.len());
-        if self.holds.stale || self.holds.damaged > 0 || self.recovered || crowded {
+        let unlike = self.holds.stale || self.holds.damaged > 0 || self.recovered;
+        if unlike || (crowded && !changes.is_empty()) {
             let bytes = self.holds.rewritten(&self.store.boot, self.now);
             self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
             let read = Holds::replay(&bytes, &self.store.boot);
@@ -93,7 +97,7 @@ impl Transaction<'_> {
 
     /// Writes the log anew, where that is worth its while. Not being able to is no error: the log as it is says the same.
     pub(super) fn compact(&mut self, pods: Option<&PodList>) {
-        let bytes = self.log.bytes(&mut self.notes);
+        let Ok(bytes) = self.log.bytes(&mut self.notes) else { return };
         let book = Book::replay(&bytes);
         if !heal::worth(&book, &self.holds, pods) {
             return;

@@ -83,6 +83,13 @@ impl Node {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Another namespace (inode) at the path.
+    pub fn renew(&self, container: &str) {
+        let path = self.directory.path().join("netns").join(container);
+        std::fs::write(path.with_extension("other"), "another").unwrap();
+        std::fs::rename(path.with_extension("other"), path).unwrap();
+    }
+
     pub fn kill(&self, container: &str) {
         let _ = std::fs::remove_file(self.directory.path().join("netns").join(container));
     }
