@@ -120,6 +120,24 @@ pub struct Ipam {
 }
 
 impl Ipam {
+    /// Checks the routes, which go into the result as they are.
+    ///
+    /// # Errors
+    /// When the destination of one is no prefix, or its gateway no address.
+    pub fn check_routes(&self) -> Result<(), ConfigError> {
+        for route in &self.routes {
+            let text = |key: &str| route.get(key).and_then(Value::as_str);
+            let to = text("dst").unwrap_or_default();
+            if to.parse::<IpNetwork>().is_err() || !to.contains('/') {
+                return Err(ConfigError::Prefix(to.to_owned()));
+            }
+            if let Some(by) = text("gw").filter(|by| !by.is_empty() && by.parse::<IpAddr>().is_err()) {
+                return Err(ConfigError::Address(by.to_owned()));
+            }
+        }
+        Ok(())
+    }
+
     /// host-local's directory.
     pub fn data(&self) -> PathBuf {
         self.data_dir.clone().filter(|d| !d.as_os_str().is_empty()).unwrap_or_else(|| hostlocal::DATA.into())
@@ -147,7 +165,10 @@ impl RangeConfig {
     /// The range, of the `at`th set; `exclude` is what the whole section excludes besides.
     fn range(&self, at: usize, exclude: &[String]) -> Result<Range, ConfigError> {
         let address = |text: &Option<String>| match text.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => text.parse().map(Some).map_err(|_| ConfigError::Address(text.to_owned())),
+            Some(text) => {
+                let address: IpAddr = text.parse().map_err(|_| ConfigError::Address(text.to_owned()))?;
+                Ok(Some(address.to_canonical()))
+            }
             None => Ok(None),
         };
         let prefix = |text: &String| text.parse::<IpNetwork>().map_err(|_| ConfigError::Prefix(text.clone()));

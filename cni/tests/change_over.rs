@@ -103,7 +103,65 @@ fn one_changed_word_is_enough() {
     }
     stop(&node, "a1", "a");
     assert_eq!(start(&node, "x1", "x"), a, "a's DEL freed it, for host-local too");
-    assert!(!node.path(&format!("/var/lib/cni/networks/pods/{a}")).exists());
+    let reserved = node.read(&format!("/var/lib/cni/networks/pods/{a}"));
+    assert!(reserved.starts_with("x1\r\neth0"), "and ours are reserved there: {reserved}");
+}
+
+#[test]
+fn a_host_local_that_is_still_asked_gives_no_address_of_ours() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    let old = start(&node, "a1", "a");
+    // A sandbox on its way: its runtime has read the old configuration, and host-local comes last.
+    node.write("/run/conf/old", &original());
+    node.write(CONF, &original().replace("host-local", "corax-cni"));
+    let ours = start(&node, "b1", "b");
+    node.netns("c1");
+    let late = node.libcni("add", &["/run/conf/old", "c1", "/run/netns/c1", "eth0"]);
+    assert!(late.ok, "{late:?}");
+    assert!(![old, ours].contains(&late.ips().remove(0)), "{late:?}");
+}
+
+#[test]
+fn uninstall_looks_where_the_configuration_keeps_its_things() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    let elsewhere = ["--state-dir", "/var/lib/other", "--run-dir", "/run/other"];
+    assert!(node.commands(&[&INSTALL[..], &elsewhere].concat()).ok);
+    start(&node, "a1", "a");
+    let refused = node.commands(&UNINSTALL);
+    let remedy = "run it with --state-dir /var/lib/other --run-dir /run/other --cache-dir /var/lib/cni";
+    assert!(!refused.ok && refused.errors.contains(remedy), "{refused:?}");
+    assert!(node.read(CONF).contains("corax-cni"), "nothing is done");
+    let removed = node.commands(&[&UNINSTALL[..], &elsewhere].concat());
+    assert_eq!(removed.json["networks"][0]["written_back"], 1, "{removed:?}");
+    assert_eq!(node.sh("stat -c %a /var/lib/other"), "700");
+}
+
+#[test]
+fn a_mode_that_is_asked_for_is_the_mode_or_is_refused() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    let install = |mode: &str| node.commands(&[&INSTALL[..], &["--mode", mode]].concat());
+    let chained = || node.read(CONF).matches("corax-cni").count();
+    assert!(install("both").ok && chained() == 2);
+    assert_eq!(install("ipam").json["outcome"], "edited", "by nobody else");
+    assert_eq!(chained(), 1);
+    let refused = install("chain");
+    assert!(!refused.ok && refused.errors.contains("`corax cni uninstall` first"), "{refused:?}");
+    assert_eq!(chained(), 1);
+}
+
+#[test]
+fn a_link_to_a_configuration_stays_one() {
+    let node = Node::new();
+    node.write("/run/real", &original());
+    node.sh(&format!("ln -s /run/real {CONF}"));
+    assert!(node.commands(&INSTALL).ok);
+    assert_eq!(node.sh(&format!("readlink {CONF}")), "/run/real");
+    assert!(node.read("/run/real").contains("corax-cni"));
+    assert!(node.commands(&UNINSTALL).ok);
+    assert_eq!(node.read("/run/real"), original());
 }
 
 #[test]
@@ -162,6 +220,12 @@ fn a_file_that_another_tool_rewrites_is_edited_again_and_that_is_reported() {
         !refused.ok && refused.errors.contains("watches the configurations: stop it first"),
         "{refused:?}"
     );
+    // The directory goes and comes back, as `kubeadm reset` and a new CNI do it.
+    node.sh("rm -rf /run/conf; mkdir /run/conf");
+    node.write(CONF, &other);
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.contains("edited again"), "{line}");
+    assert!(node.read(CONF).contains("corax-cni"));
     drop(watch);
     assert!(node.commands(&UNINSTALL).ok);
     assert_eq!(node.read(CONF), other, "the other tool's is the original now");

@@ -88,6 +88,11 @@ fn errors_have_the_specifications_codes() {
         assert_eq!(answer.json["cniVersion"], "1.0.0");
     }
     assert_eq!(code("ADD", &json!("no object")), 6);
+    for route in [json!({ "dst": "foo" }), json!({}), json!({ "dst": "0.0.0.0/0", "gw": "foo" })] {
+        let mut config = good.clone();
+        config["ipam"]["routes"] = json!([route]);
+        assert_eq!(code("ADD", &config), 7, "{config}");
+    }
     for wrong in [
         json!([[{ "subnet": "10.1.0.0/31" }]]),
         json!([[{ "subnet": "10.1.0.1/24" }]]),

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use corax_pins::hostlocal::HostLocal;
 use corax_pins::import::{self, Imported, Outcome};
-use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, Store};
+use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, Store, store};
 
 use super::{Others, Output, Places, addresses, ago, table};
 use crate::plugin;
@@ -106,10 +106,9 @@ fn list(
     output: Output,
     places: &Places,
 ) -> anyhow::Result<()> {
-    if !places.state_dir.exists() {
-        eprintln!("{} is not there yet: no pod was ever pinned", places.state_dir.display());
-    }
-    let mut snapshot = if places.state_dir.exists() { read(&places.store())? } else { Snapshot::default() };
+    // Another directory that is not there is a mistake; the usual one is made by the first pod.
+    let none_yet = places.state_dir == std::path::Path::new(store::STATE) && !places.state_dir.exists();
+    let mut snapshot = if none_yet { Snapshot::default() } else { read(&places.store())? };
     snapshot.pins.retain(|pin| network.as_ref().is_none_or(|n| *n == pin.network));
     snapshot.pins.retain(|pin| namespace.as_ref().is_none_or(|n| n == pin.namespace.as_str()));
     if snapshot.damaged > 0 {

@@ -49,6 +49,7 @@ fn add(
     network: &Network,
 ) -> Result<Value, Failure> {
     let ranges = config.ranges(ipam)?;
+    ipam.check_routes()?;
     let mut request = call.request(network)?;
     request.requested = config.requested(call.argument("IP"))?;
     let dns = ipam.resolv_conf.as_deref().filter(|path| !path.as_os_str().is_empty());
