@@ -106,7 +106,7 @@ impl Store {
         let lock = Lock::take(&self.run.join(LOCK), self.deadline)?;
         let mut notes = Vec::new();
         let mut held = Journal::open(&self.run.join(HOLDS), &mut notes)?;
-        let mut holds = Holds::replay(&*held.bytes(&mut notes)?, &self.boot);
+        let mut holds = Holds::replay(&held.bytes(&mut notes)?, &self.boot);
         if holds.damaged > 0 {
             let n = holds.damaged;
             notes.push(format!("{n} records of {} were damaged and are lost", held.path.display()));
