@@ -139,8 +139,8 @@ impl Kernel {
     /// What the node says of itself.
     pub(crate) fn facts(&mut self, query: &FactsQuery) -> Facts {
         let mut facts = facts::facts(&mut self.requests, &self.mirror, &self.probes, query);
-        match self.nft.obstacles() {
-            Ok(obstacles) => facts.problems.extend_from_slice(obstacles),
+        match self.nft.obstacles(&query.ports) {
+            Ok(obstacles) => facts.problems.extend(obstacles),
             Err(error) => self.errors.push(error),
         }
         facts

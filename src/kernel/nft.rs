@@ -3,6 +3,8 @@
 //! Who made the table is told by one element of its set [`CHECKSUM_SET`], so that a restart adopts it without a write.
 
 mod elements;
+mod filter;
+mod legacy;
 mod obstacle;
 mod program;
 mod wire;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use corax_core::nft::{CHECKSUM_SET, Ruleset};
 use corax_core::object::{Set, SetRole};
 use corax_core::observed::{NftTable, Observed};
-use corax_core::prefix::Prefix;
+use corax_core::prefix::{Family, Prefix};
 use corax_core::problem::Problem;
 use corax_core::sorted::{Difference, merge};
 use nix::errno::Errno;
@@ -56,7 +58,9 @@ pub(super) struct Nft {
     /// Somebody else changed something since the chains of others were last looked at, which was then.
     foreign: bool,
     looked: Option<Instant>,
-    obstacles: Vec<Problem>,
+    obstacles: Vec<obstacle::Obstacle>,
+    /// The same of iptables' old kind, of which there are no events.
+    legacy: Vec<obstacle::Obstacle>,
     /// The table that is being made.
     making: Option<Making>,
     /// The listing of a table that has just been made.
@@ -119,6 +123,7 @@ impl Nft {
             foreign: true,
             looked: None,
             obstacles: Vec::new(),
+            legacy: Vec::new(),
             making: None,
             made: None,
             added: BTreeMap::new(),
@@ -433,15 +438,18 @@ impl Nft {
         Batch::send(&mut self.requests, fill)
     }
 
-    /// Chains of others that may drop what is on its way between domains.
-    pub(super) fn obstacles(&mut self) -> Result<&[Problem], Error> {
-        let late = self.looked.is_none_or(|at| at.elapsed() >= LOOK);
-        if self.foreign && late {
-            (self.foreign, self.looked) = (false, Some(Instant::now()));
-            self.obstacles = obstacle::problems(&mut self.requests)
-                .map_err(|failure| Error::Read { what: "chains of others", failure })?;
+    /// Chains of others that may drop what is on its way between domains, or what others send to these UDP ports.
+    pub(super) fn obstacles(&mut self, ports: &[(Family, u16)]) -> Result<Vec<Problem>, Error> {
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            self.legacy = obstacle::legacy();
+            if std::mem::take(&mut self.foreign) {
+                self.obstacles = obstacle::obstacles(&mut self.requests)
+                    .map_err(|failure| Error::Read { what: "chains of others", failure })?;
+            }
         }
-        Ok(&self.obstacles)
+        let all = self.obstacles.iter().chain(&self.legacy);
+        Ok(all.filter_map(|obstacle| obstacle.problem(ports)).collect())
     }
 
     /// Named counters: packets and bytes.

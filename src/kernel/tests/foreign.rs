@@ -261,6 +261,7 @@ fn facts_tell_addresses_and_the_mtu_of_the_way() {
         let query = FactsQuery {
             underlay: Some(address("192.0.2.2")),
             endpoints: ["203.0.113.5", "198.51.100.9", "8.8.8.8", "2001:db8::9"].map(address).to_vec(),
+            ..FactsQuery::default()
         };
         let facts = kernel.facts(&query);
         assert_eq!(facts.underlay_mtu, 1400);
