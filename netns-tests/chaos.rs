@@ -80,15 +80,11 @@ fn run(operations: usize, chance: &mut Chance, happened: &mut Vec<String>) {
             all.push(Operation::disturbance(chance, &chaos.world, &chaos.lab));
         }
         let texts: Vec<_> = all.iter().map(ToString::to_string).collect();
+        eprint!("{number}/{operations} {}", texts.join(" + "));
         happened.push(texts.join(" + "));
         let at = Instant::now();
         chaos.happen(&all);
-        eprintln!(
-            "{number}/{operations} {:.1} s, {:.1} s in all: {}",
-            at.elapsed().as_secs_f32(),
-            begun.elapsed().as_secs_f32(),
-            texts.join(" + ")
-        );
+        eprintln!(": {:.1} s, {:.1} s in all", at.elapsed().as_secs_f32(), begun.elapsed().as_secs_f32());
     }
     happened.push("the end".to_owned());
     chaos.end();

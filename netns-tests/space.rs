@@ -255,6 +255,10 @@ pub struct Process {
 impl Process {
     /// Sends a signal to the command itself.
     pub fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGCONT {
+            // `nsenter` stops along with what it runs.
+            let _ = kill(Pid::from_raw(self.outer.id().cast_signed()), signal);
+        }
         kill(self.pid, signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
     }
 

@@ -4,7 +4,7 @@ use super::kernel::{FOREIGN_NEXTHOPS, FOREIGN_RULES};
 use crate::chance::Chance;
 
 /// Damage to any node of a domain. `$k` is a random number, `$f` -4 or -6, `$t` a table.
-const ANYWHERE: [(&str, &str); 41] = [
+const ANYWHERE: [(&str, &str); 40] = [
     ("a rule deleted", "l=$(pick ip $f rule show | own | at); rule=${l#*:}; ip $f rule del ${rule/proto/protocol} prio ${l%%:*}"),
     ("a rule of ours at another priority", "ip $f rule add prio 77 lookup 9029 protocol 90"),
     ("a rule of ours with another table", "ip $f rule add prio 101 lookup 4711 protocol 90"),
@@ -16,7 +16,6 @@ const ANYWHERE: [(&str, &str); 41] = [
     ("a route altered", "l=$(ip -4 route show table $t | own | grep -v unreachable | at); set -- $l; ip route replace $1 dev cni0 table $t protocol 90"),
     ("a route of ours too many", "ip route add 10.199.$k.0/24 dev cni0 table $t protocol 90; ip -6 route add unreachable fd00:199:$k::/64 table $t protocol 90"),
     ("a route of ours with another metric", "l=$(ip -4 route show table $t | own | at); set -- ${l#unreachable}; ip route add unreachable $1 table $t metric 77 protocol 90"),
-    ("a route of ours in main", "ip route add 10.199.$k.0/24 dev cni0 protocol 90"),
     ("routes flushed", "ip $f route flush table $t protocol 90"),
     ("a nexthop deleted", "l=$(ip nexthop show | own | at); set -- $l; ip nexthop del id $2"),
     ("a nexthop altered", "l=$(ip nexthop show | own | at); set -- $l; ip nexthop replace id $2 via 240.9.9.9 dev raven0 onlink protocol 90"),
@@ -44,7 +43,7 @@ const ANYWHERE: [(&str, &str); 41] = [
     ("raven0 down and up", "ip link set raven0 down; ip link set raven0 up"),
     ("raven0 renamed", "ip link set raven0 down; ip link set raven0 name gone0; ip link set gone0 up; ip link del gone0"),
     ("raven0 deleted", "ip link del raven0"),
-    ("raven0 deleted and another's made", "ip link del raven0; ip link add raven0 type vxlan id 200 dstport 4472 nolearning"),
+    ("raven0 deleted and another's made", "ip link del raven0 && ip link add raven0 type vxlan id 200 dstport 4472 nolearning"),
     ("raven0's addresses deleted", "ip $f addr flush dev raven0"),
     ("an address too many on raven0", "ip addr add 10.99.$k.1/32 dev raven0"),
     ("settings of raven0", "echo 1 >/proc/sys/net/ipv4/conf/raven0/rp_filter; echo 0 >/proc/sys/net/ipv4/conf/raven0/forwarding; echo 0 >/proc/sys/net/ipv6/conf/raven0/forwarding; echo 1 >/proc/sys/net/ipv4/conf/raven0/send_redirects"),
