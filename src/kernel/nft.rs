@@ -59,8 +59,8 @@ pub(super) struct Nft {
     foreign: bool,
     looked: Option<Instant>,
     obstacles: Vec<obstacle::Obstacle>,
-    /// The same of iptables' old kind, of which there are no events.
-    legacy: Vec<obstacle::Obstacle>,
+    /// The same of iptables' old kind, of which there are no events, and why that could not be read.
+    legacy: (Vec<obstacle::Obstacle>, Vec<Problem>),
     /// The table that is being made.
     making: Option<Making>,
     /// The listing of a table that has just been made.
@@ -123,7 +123,7 @@ impl Nft {
             foreign: true,
             looked: None,
             obstacles: Vec::new(),
-            legacy: Vec::new(),
+            legacy: Default::default(),
             making: None,
             made: None,
             added: BTreeMap::new(),
@@ -448,8 +448,9 @@ impl Nft {
                     .map_err(|failure| Error::Read { what: "chains of others", failure })?;
             }
         }
-        let all = self.obstacles.iter().chain(&self.legacy);
-        Ok(all.filter_map(|obstacle| obstacle.problem(ports)).collect())
+        let (legacy, unread) = &self.legacy;
+        let all = self.obstacles.iter().chain(legacy);
+        Ok(all.filter_map(|obstacle| obstacle.problem(ports)).chain(unread.iter().cloned()).collect())
     }
 
     /// Named counters: packets and bytes.

@@ -14,14 +14,20 @@ pub(super) struct Filter {
     pub(super) ports: Vec<RangeInclusive<u16>>,
 }
 
-/// The table of a family (`ip`, `ip6`) whose save program this is; none where the kernel has none, or nobody can read it.
-pub(super) fn read(family: &str, program: &str) -> Option<Filter> {
+/// The table of a family (`ip`, `ip6`) whose save program this is; none where the kernel has none.
+///
+/// # Errors
+/// Where the program does not print it.
+pub(super) fn read(family: &str, program: &str) -> Option<Result<Filter, String>> {
     let names = std::fs::read_to_string(format!("/proc/thread-self/net/{family}_tables_names")).ok()?;
     if !names.lines().any(|name| name == "filter") {
         return None;
     }
-    let output = Command::new(program).args(["-t", "filter"]).output().ok()?;
-    output.status.success().then(|| parse(&String::from_utf8_lossy(&output.stdout)))
+    Some(match Command::new(program).args(["-t", "filter"]).output() {
+        Ok(output) if output.status.success() => Ok(parse(&String::from_utf8_lossy(&output.stdout))),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 fn parse(text: &str) -> Filter {

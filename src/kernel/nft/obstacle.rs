@@ -67,14 +67,24 @@ pub(super) fn obstacles(socket: &mut Socket) -> Result<Vec<Obstacle>, Failure> {
     Ok(obstacles)
 }
 
-/// The same of iptables' old kind.
-pub(super) fn legacy() -> Vec<Obstacle> {
-    let mut obstacles = Vec::new();
+/// The same of iptables' old kind, and why that could not be read.
+pub(super) fn legacy() -> (Vec<Obstacle>, Vec<Problem>) {
+    let (mut obstacles, mut unread) = (Vec::new(), Vec::new());
     for (family, save, program) in [
         ("ip", "iptables-legacy-save", "iptables-legacy"),
         ("ip6", "ip6tables-legacy-save", "ip6tables-legacy"),
     ] {
-        let Some(filter) = legacy::read(family, save) else { continue };
+        let filter = match legacy::read(family, save) {
+            None => continue,
+            Some(Ok(filter)) => filter,
+            Some(Err(why)) => {
+                let what =
+                    format!("may drop what is on its way between domains; {save}, which would tell: {why}");
+                let remedy = format!("put {save} where the agent finds it, or see to the rules yourself");
+                unread.push(Problem::new(format!("table filter of {program}"), what, remedy));
+                continue;
+            }
+        };
         let rules = Arc::new(Rules::naming(filter.devices, filter.ports));
         for name in filter.closed {
             let hook = if name == "INPUT" { Hook::Input } else { Hook::Forward };
@@ -84,7 +94,7 @@ pub(super) fn legacy() -> Vec<Obstacle> {
             }
         }
     }
-    obstacles
+    (obstacles, unread)
 }
 
 /// The program that a chain of iptables is kept with.
