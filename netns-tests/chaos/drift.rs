@@ -7,7 +7,7 @@ use crate::chance::Chance;
 const ANYWHERE: [(&str, &str); 40] = [
     ("a rule deleted", "l=$(pick ip $f rule show | own | at); rule=${l#*:}; ip $f rule del ${rule/proto/protocol} prio ${l%%:*}"),
     ("a rule of ours at another priority", "ip $f rule add prio 77 lookup 9029 protocol 90"),
-    ("a rule of ours with another table", "ip $f rule add prio 101 lookup 4711 protocol 90"),
+    ("a rule of ours with another table", "ip $f rule add prio 100 iif raven0 lookup 9027 protocol 90"),
     ("rules flushed", "ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767
         ip -6 rule flush; ip -6 rule add lookup main prio 32766; restore_rules"),
     ("rules of ours flushed", "ip $f rule flush protocol 90"),
