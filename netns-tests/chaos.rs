@@ -18,7 +18,7 @@ use crate::lab::{Lab, Plan};
 use crate::objects::{difference, everything};
 use kernel::{FOREIGN, FOREIGN_NEXTHOPS, FOREIGN_RULES, foreign, on_each, ours_of_all};
 use operation::Operation;
-use reach::{Answerers, From, Way, ask_all};
+use reach::{Answerers, Askers, From, Way};
 use world::{Site, World};
 
 mod drift;
@@ -44,6 +44,7 @@ struct Chaos {
     lab: Lab,
     world: World,
     _answerers: Answerers,
+    askers: Askers,
     /// What of others each node has.
     foreign: BTreeMap<String, BTreeSet<String>>,
     /// What each node must have again, once what changes nothing for long is over.
@@ -121,10 +122,10 @@ impl Chaos {
         let foreign = on_each(&lab, |node| foreign(&node.space));
         let world = World::new(&lab, sites);
         lab.start_agents();
-        let answerers = Answerers::start(&lab);
+        let (answerers, askers) = (Answerers::start(&lab), Askers::new(&lab));
         let addresses = lab.nodes().iter().map(|node| (node.name.clone(), node.address)).collect();
         let ours = BTreeMap::new();
-        let mut chaos = Self { lab, world, _answerers: answerers, foreign, ours, before, addresses };
+        let mut chaos = Self { lab, world, _answerers: answerers, askers, foreign, ours, before, addresses };
         chaos.settle();
         chaos.ours = ours_of_all(&chaos.lab);
         chaos
@@ -187,7 +188,7 @@ impl Chaos {
     fn unreached(&self) -> Vec<String> {
         let Self { lab, world, .. } = self;
         let should = |way: &Way| world.reaches(lab, way);
-        let answered = ask_all(lab, should);
+        let answered = self.askers.ask_all(lab, should);
         let mut wrong = Vec::new();
         for from in lab.nodes() {
             for to in lab.nodes().iter().filter(|to| to.name != from.name) {

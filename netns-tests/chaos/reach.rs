@@ -1,9 +1,9 @@
-//! Who reaches whom: a packet of UDP from everyone to every pod, each from a socket of its own, and who came back.
+//! Who reaches whom: a packet of UDP from everyone to every pod, and who was answered.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -88,50 +88,63 @@ fn answer(socket: &UdpSocket, ended: &AtomicBool) {
     }
 }
 
-/// Everyone asks every other node's pod at once: who was answered, and the source that was seen there. Waits until all
-/// of `awaited` are, or it is too late.
-pub fn ask_all(lab: &Lab, awaited: impl Fn(&Way) -> bool) -> BTreeMap<Way, IpAddr> {
-    let mut askers = Vec::new();
-    for node in lab.nodes() {
-        for (who, space) in [(From::Pod, &node.pod), (From::Node, &node.space)] {
-            // New ports each time: what a connection of before was made into is not asked here.
-            let sockets = space.enter(|| [false, true].map(|six| bind(any(six), 0)));
-            for (six, socket) in [false, true].into_iter().zip(sockets) {
-                socket.set_nonblocking(true).expect("a socket may be so");
-                askers.push((node, who, six, socket));
-            }
-        }
-    }
-    let mut ways = BTreeMap::new();
-    let mut number = 0_u32;
-    for (node, who, six, socket) in &askers {
-        for to in lab.nodes().iter().filter(|to| to.name != node.name) {
-            number += 1;
-            let way = Way { from: node.name.clone(), who: *who, to: to.name.clone(), six: *six };
-            // Where there is no way, the kernel may say so at once.
-            let _ = socket.send_to(&number.to_be_bytes(), SocketAddr::new(pod(to, *six), PORT));
-            ways.insert(number, way);
-        }
-    }
-    let mut missing = ways.values().filter(|way| awaited(way)).count();
-    let mut answered = BTreeMap::new();
-    let mut end = Instant::now() + PATIENCE;
-    let mut last_call = false;
-    while Instant::now() < end {
-        for (.., socket) in &askers {
-            while let Some((number, source)) = hear(socket) {
-                let Some(way) = ways.get(&number) else { continue };
-                if answered.insert(way.clone(), source).is_none() && awaited(way) {
-                    missing -= 1;
+/// Sockets that ask, each from the same port for ever: what a connection of before was made into must not stay in the way.
+pub struct Askers {
+    sockets: Vec<(String, From, bool, UdpSocket)>,
+    /// Packets that were sent until now.
+    sent: AtomicU32,
+}
+
+impl Askers {
+    /// One for each family in every pod and on every node.
+    pub fn new(lab: &Lab) -> Self {
+        let mut sockets = Vec::new();
+        for node in lab.nodes() {
+            for (who, space) in [(From::Pod, &node.pod), (From::Node, &node.space)] {
+                for six in [false, true] {
+                    let socket = space.enter(|| bind(any(six), 0));
+                    socket.set_nonblocking(true).expect("a socket may be so");
+                    sockets.push((node.name.clone(), who, six, socket));
                 }
             }
         }
-        if missing == 0 && !last_call {
-            (last_call, end) = (true, Instant::now() + AFTER);
-        }
-        std::thread::sleep(Duration::from_millis(2));
+        Self { sockets, sent: AtomicU32::new(0) }
     }
-    answered
+
+    /// Everyone asks every other node's pod at once: who was answered, and the source that was seen there. Waits until all
+    /// of `awaited` are, or it is too late.
+    pub fn ask_all(&self, lab: &Lab, awaited: impl Fn(&Way) -> bool) -> BTreeMap<Way, IpAddr> {
+        let mut ways = BTreeMap::new();
+        for (from, who, six, socket) in &self.sockets {
+            for to in lab.nodes().iter().filter(|to| to.name != *from) {
+                let number = self.sent.fetch_add(1, Ordering::Relaxed);
+                let way = Way { from: from.clone(), who: *who, to: to.name.clone(), six: *six };
+                // Where there is no way, the kernel may say so at once.
+                let _ = socket.send_to(&number.to_be_bytes(), SocketAddr::new(pod(to, *six), PORT));
+                ways.insert(number, way);
+            }
+        }
+        let mut missing = ways.values().filter(|way| awaited(way)).count();
+        let mut answered = BTreeMap::new();
+        let mut end = Instant::now() + PATIENCE;
+        let mut last_call = false;
+        while Instant::now() < end {
+            for (.., socket) in &self.sockets {
+                while let Some((number, source)) = hear(socket) {
+                    // Who was asked before answers late.
+                    let Some(way) = ways.get(&number) else { continue };
+                    if answered.insert(way.clone(), source).is_none() && awaited(way) {
+                        missing -= 1;
+                    }
+                }
+            }
+            if missing == 0 && !last_call {
+                (last_call, end) = (true, Instant::now() + AFTER);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        answered
+    }
 }
 
 fn any(six: bool) -> IpAddr {

@@ -28,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::elements::{Raw, paired};
 use self::wire::{Batch, ElementEvent, Event};
+use super::connections;
 use super::error::{Error, Failure};
 use super::socket::{Received, Socket};
 use super::wire::Messages;
@@ -451,6 +452,19 @@ impl Nft {
         let (legacy, unread) = &self.legacy;
         let all = self.obstacles.iter().chain(legacy);
         Ok(all.filter_map(|obstacle| obstacle.problem(ports)).chain(unread.iter().cloned()).collect())
+    }
+
+    /// Forgets connections to other domains whose near end is none of the node's own; gives their number.
+    pub(super) fn forget_connections(&mut self, observed: &Observed) -> Result<usize, Failure> {
+        let within = |role: SetRole| {
+            move |address: IpAddr| {
+                let set = Set { role, family: Family::of(address) };
+                // The prefixes of a set do not overlap.
+                let below = observed.elements.range(..=(set, Prefix::host(address))).next_back();
+                below.is_some_and(|((other, prefix), ())| *other == set && prefix.contains(address))
+            }
+        };
+        connections::forget(&mut self.requests, within(SetRole::Remote), within(SetRole::Own))
     }
 
     /// Named counters: packets and bytes.
