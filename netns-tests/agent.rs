@@ -48,6 +48,16 @@ impl Agent {
         Self { process }
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Processor time that it has used.
+    pub fn used(&self) -> Duration {
+        self.process.used()
+    }
+
     /// Ends it by a signal.
     pub fn end(self, signal: Signal) {
         self.process.end(signal);

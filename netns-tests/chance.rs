@@ -3,7 +3,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A generator (xorshift64), made from `CORAX_SEED` or the time; says which, so that a failure can be repeated.
-pub struct Chance(u64);
+pub struct Chance {
+    /// What it was made from.
+    pub seed: u64,
+    state: u64,
+}
 
 impl Chance {
     /// One with a seed of its own.
@@ -15,7 +19,7 @@ impl Chance {
         };
         eprintln!("CORAX_SEED={seed}");
         // Zero would give nothing but zeros; the first numbers of small seeds are small.
-        let mut chance = Self(seed | 1 << 63);
+        let mut chance = Self { seed, state: seed | 1 << 63 };
         for _ in 0..16 {
             chance.next();
         }
@@ -23,10 +27,10 @@ impl Chance {
     }
 
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
     }
 
     /// A number below `end`.

@@ -10,7 +10,7 @@ use crate::objects::{difference, ours};
 /// What is done to a node, in words and as a script.
 type Damage<'a> = (&'a str, &'a str);
 
-const ANYWHERE: [Damage<'_>; 21] = [
+const ANYWHERE: [Damage<'_>; 22] = [
     (
         "ip rule flush",
         "ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767",
@@ -32,6 +32,10 @@ const ANYWHERE: [Damage<'_>; 21] = [
     (
         "FDB entries deleted",
         "bridge fdb show dev raven0 | while read mac rest; do bridge fdb del $mac dev raven0; done",
+    ),
+    (
+        "a default destination of the overlay",
+        "for to in 192.0.2.8 192.0.2.9; do bridge fdb append 00:00:00:00:00:00 dev raven0 dst $to self permanent; done",
     ),
     (
         "neighbours deleted",

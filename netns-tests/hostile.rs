@@ -6,6 +6,7 @@ use crate::agent::{SOON, await_ready, status};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::space::Space;
+use crate::traffic::{PORT, fetch};
 
 /// Problems of an object with these words.
 fn problems_of(space: &Space, words: &str) -> Vec<Value> {
@@ -27,13 +28,15 @@ fn remedied(lab: &Lab, name: &str, words: &str, count: usize) {
         assert!(log.contains(problem["what"].as_str().expect("text")), "{problem} is not in the log: {log}");
         space.sh(problem["remedy"].as_str().expect("text"));
     }
-    // Of the change itself nobody is told: each minute, or when something else happens.
-    space.run("ip address add 10.250.0.1/32 dev lo");
-    eventually(&format!("{words}: no longer a problem"), SOON, || match problems_of(space, words) {
-        left if left.is_empty() => Ok(()),
-        left => Err(format!("{left:?}")),
+    eventually(&format!("{words}: no longer a problem"), SOON, || {
+        // The change itself is seen each minute, or when something else happens.
+        space.run("ip address add 10.250.0.1/32 dev lo");
+        space.run("ip address del 10.250.0.1/32 dev lo");
+        match problems_of(space, words) {
+            left if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}")),
+        }
     });
-    space.run("ip address del 10.250.0.1/32 dev lo");
 }
 
 fn two_domains(hostile: &str) -> Lab {
@@ -93,4 +96,93 @@ fn strict_reverse_path_filters_do_no_harm_and_forwarding_that_is_off_is_told() {
          echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding",
         &[("net.ipv4.ip_forward", 1), ("net.ipv6.conf.all.forwarding", 1)],
     );
+}
+
+/// Loads a firewall's rules into every node, does what status says on each, and sees that domains reach each other then.
+#[track_caller]
+fn firewalls_are_told_of_and_passed(load: impl Fn(&Space)) {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    for node in lab.nodes() {
+        load(&node.space);
+    }
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    is_cut_off(&lab);
+    for node in lab.nodes() {
+        let chains = problems_of(&node.space, "chain ");
+        assert!(!chains.is_empty(), "{} tells of no chain", node.name);
+        remedied(&lab, &node.name, "chain ", chains.len());
+    }
+    lab.serve();
+    lab.await_tunnels();
+    for from in lab.nodes() {
+        // Inside a domain without mesh it is the CNI that has to tell the firewall.
+        for to in lab.nodes().iter().filter(|to| to.domain != from.domain) {
+            for address in [to.pod4(), to.pod6()] {
+                fetch(&from.pod, (address, PORT).into(), 1000)
+                    .unwrap_or_else(|why| panic!("{} to {address}: {why}", from.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_firewall_of_legacy_iptables_is_told_of_with_what_to_set() {
+    firewalls_are_told_of_and_passed(|space| {
+        space.sh("for program in iptables-legacy ip6tables-legacy; do
+                      $program -P FORWARD DROP
+                      $program -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+                      $program -A INPUT -p ipv6-icmp -j ACCEPT
+                      $program -A INPUT -i lo -j ACCEPT
+                      $program -A INPUT -j REJECT
+                  done");
+    });
+}
+
+#[test]
+fn a_firewall_that_lets_everything_of_corax_through_is_no_problem() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1)]);
+    for node in lab.nodes() {
+        node.space.nft(
+            "table inet firewall {
+                 chain through {
+                     type filter hook forward priority filter; policy accept;
+                     iifname { raven0, raven-wg0 } accept
+                     oifname { raven0, raven-wg0 } accept
+                     iifname cni0 oifname eth0 accept
+                     iifname eth0 oifname cni0 accept
+                     jump rest
+                 }
+                 chain in {
+                     type filter hook input priority filter; policy drop;
+                     ct state established,related accept
+                     iifname { lo, cni0 } accept
+                     meta l4proto { icmp, ipv6-icmp } accept
+                     udp dport { 53, 4400-4472, 4500 } accept
+                 }
+                 chain rest { counter reject; }
+             }",
+        );
+    }
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    lab.everyone_reaches_everyone();
+    for node in lab.nodes() {
+        assert_eq!(problems_of(&node.space, "chain "), Vec::<Value>::new(), "{}", node.name);
+    }
+}
+
+#[test]
+fn ufw_is_told_of_with_what_to_set() {
+    firewalls_are_told_of_and_passed(|space| {
+        space.feed(&["iptables-restore"], include_str!("fixtures/ufw/iptables.rules"));
+        space.feed(&["ip6tables-restore"], include_str!("fixtures/ufw/ip6tables.rules"));
+    });
+}
+
+#[test]
+fn firewalld_is_told_of_with_what_to_set() {
+    firewalls_are_told_of_and_passed(|space| space.nft(include_str!("fixtures/firewalld/nftables.rules")));
 }

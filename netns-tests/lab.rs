@@ -27,10 +27,13 @@ use crate::traffic::{PORT, Server, fetch};
 /// What a domain should look like.
 #[derive(Clone)]
 pub struct Plan {
-    name: &'static str,
+    /// The domain's name.
+    pub name: &'static str,
     nodes: u8,
-    nat: bool,
-    mesh: bool,
+    /// Whether it is behind a NAT.
+    pub nat: bool,
+    /// Whether members reach each other's pods over the overlay alone.
+    pub mesh: bool,
     ipv6: bool,
 }
 
@@ -197,6 +200,37 @@ impl Lab {
     /// Ends the agent of a node.
     pub fn end_agent(&mut self, name: &str, signal: nix::sys::signal::Signal) {
         self.agents.remove(name).expect("it runs").end(signal);
+    }
+
+    /// Whether the agents of a domain are started with `--mesh`.
+    pub fn set_mesh(&mut self, domain: &str, mesh: bool) {
+        for node in self.nodes.iter_mut().filter(|node| node.domain == domain) {
+            node.mesh = mesh;
+        }
+    }
+
+    /// Gives a node another address, as DHCP may. Nobody else knows.
+    pub fn move_node(&mut self, name: &str, address: IpAddr) {
+        let node = self.nodes.iter_mut().find(|node| node.name == name).expect("a node");
+        node.space.ip(&format!("address flush dev eth0 scope global\naddress add {address}/24 dev eth0"));
+        node.address = address;
+        self.bring_up(name);
+    }
+
+    /// Brings a node's uplink up, with the routes that it took along when it went down.
+    pub fn bring_up(&self, name: &str) {
+        let node = self.node(name);
+        let plan = self.plans.iter().find(|plan| plan.name == node.domain).expect("a domain");
+        node.space.ip("link set eth0 up\nroute replace default via fe80::1 dev eth0");
+        if let IpAddr::V4(address) = node.address {
+            let [a, b, c, _] = address.octets();
+            node.space.ip(&format!("route replace default via {a}.{b}.{c}.254"));
+        }
+        if !plan.mesh {
+            for other in self.nodes.iter().filter(|other| other.domain == node.domain && other.name != name) {
+                route_between(node, other);
+            }
+        }
     }
 
     /// Makes the Gateways that a controller would.
@@ -486,8 +520,8 @@ fn route_between(node: &Node, other: &Node) {
         format!("via inet6 {} dev eth0", other.link_local())
     };
     node.space.ip(&format!(
-        "route add {} {via4}
-         route add {} via {} dev eth0 src {side}",
+        "route replace {} {via4}
+         route replace {} via {} dev eth0 src {side}",
         other.pods4(),
         other.pods6(),
         other.link_local()

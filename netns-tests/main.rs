@@ -9,6 +9,7 @@ mod agent;
 mod await_;
 mod capture;
 mod chance;
+mod chaos;
 mod cleanup;
 mod drift;
 mod fail_closed;

@@ -255,7 +255,20 @@ pub struct Process {
 impl Process {
     /// Sends a signal to the command itself.
     pub fn signal(&self, signal: Signal) {
+        if signal == Signal::SIGCONT {
+            // `nsenter` stops along with what it runs.
+            let _ = kill(Pid::from_raw(self.outer.id().cast_signed()), signal);
+        }
         kill(self.pid, signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
+    }
+
+    /// Processor time that the command itself has used.
+    pub fn used(&self) -> Duration {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // Fields after the name, which may hold blanks: user and system time are the 12th and 13th, in hundredths.
+        let (_, fields) = text.rsplit_once(") ").unwrap_or_default();
+        let ticks = |at| fields.split(' ').nth(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        Duration::from_millis(10 * (ticks(11) + ticks(12)))
     }
 
     /// Whether it still runs.

@@ -1,5 +1,6 @@
 //! What goes on while something changes.
 
+use std::net::{IpAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{Monitor, difference, ours};
 use crate::space::Space;
-use crate::traffic::{Flow, none_lost_anything};
+use crate::traffic::{Flow, PORT, none_lost_anything};
 
 /// Slow enough that a machine that stalls for a second overflows no queue on the way.
 const STEP: Duration = Duration::from_millis(20);
@@ -220,4 +221,39 @@ fn a_gateway_that_is_gone_from_a_complete_directory_is_gone_from_the_kernel() {
         let routes = space.run("ip route show table 9028");
         if routes.contains("10.101.") { Err(routes) } else { Ok(()) }
     });
+}
+
+#[test]
+fn a_flow_that_began_before_its_way_was_known_comes_through_from_the_same_port() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 2).mesh()]);
+    lab.serve();
+    let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));
+    let others = [(&from.pod, to.pod4(), 7774), (&from.pod, to.pod6(), 7776), (&from.space, to.pod4(), 7774)];
+    let sockets = others.map(|(space, to, port)| {
+        let any = if to.is_ipv4() { IpAddr::from([0_u8; 4]) } else { IpAddr::from([0_u16; 8]) };
+        let socket = space.enter(|| UdpSocket::bind((any, port)).expect("the port is free"));
+        socket.connect((to, PORT)).expect("there is a default route");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("not zero");
+        socket
+    });
+    let asks = |socket: &UdpSocket| {
+        socket.send(b"anybody there?").map_err(|error| error.to_string())?;
+        socket.recv(&mut [0; 64]).map_err(|error| error.to_string())
+    };
+    for socket in &sockets {
+        asks(socket).expect_err("nobody knows the way yet");
+    }
+    // The CNI has made them connections to the outside.
+    let tracked = from.space.run("conntrack -L -p udp") + &from.space.run("conntrack -f ipv6 -L -p udp");
+    for to in [to.pod4(), to.pod6()] {
+        assert!(tracked.contains(&format!("dst={to} ")), "{tracked}");
+    }
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    lab.await_tunnels();
+    for socket in &sockets {
+        // Within far less than what would let the connection end by itself.
+        eventually("an answer", Duration::from_secs(5), || asks(socket));
+    }
 }

@@ -5,6 +5,7 @@
 
 mod address;
 mod apply;
+mod connections;
 mod dump;
 mod error;
 mod facts;
@@ -28,9 +29,11 @@ use std::time::Instant;
 
 use corax_core::change::Change;
 use corax_core::facts::Facts;
+use corax_core::object::SetRole;
 use corax_core::object::{Device, Link, LinkKind};
 use corax_core::observed::{Backend, Observed};
 use nix::errno::Errno;
+use tracing::{info, warn};
 
 pub(crate) use self::error::{ApplyError, Error, port_taken};
 pub(crate) use self::facts::FactsQuery;
@@ -139,8 +142,8 @@ impl Kernel {
     /// What the node says of itself.
     pub(crate) fn facts(&mut self, query: &FactsQuery) -> Facts {
         let mut facts = facts::facts(&mut self.requests, &self.mirror, &self.probes, query);
-        match self.nft.obstacles() {
-            Ok(obstacles) => facts.problems.extend_from_slice(obstacles),
+        match self.nft.obstacles(&query.ports) {
+            Ok(obstacles) => facts.problems.extend(obstacles),
             Err(error) => self.errors.push(error),
         }
         facts
@@ -279,6 +282,15 @@ impl Kernel {
         self.stand(&mut run);
         self.finish_table(&mut run);
         self.settle();
+        if changes.iter().any(steers) {
+            match self.nft.forget_connections(&self.mirror.observed) {
+                Ok(0) => {}
+                Ok(count) => info!(count, "connections from before their way was known begin anew"),
+                Err(failure) => {
+                    warn!(%failure, "connections from before their way was known are not looked for");
+                }
+            }
+        }
         run.results
     }
 
@@ -546,6 +558,15 @@ const fn is_inert(change: &Change) -> bool {
         | Change::PutFdb(..)
         | Change::PutNeighbour(..) => true,
         Change::PutAddress(address, _) => matches!(address.device, Device::Overlay),
+        _ => false,
+    }
+}
+
+/// Whether packets to more prefixes are steered after a change.
+fn steers(change: &Change) -> bool {
+    match change {
+        Change::ReplaceTable(..) => true,
+        Change::ChangeElements { add, .. } => add.iter().any(|(set, _)| set.role == SetRole::Remote),
         _ => false,
     }
 }

@@ -12,6 +12,8 @@ mod clock;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;
+#[path = "../mtu.rs"]
+mod mtu;
 mod netem;
 #[path = "../objects.rs"]
 mod objects;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use corax_core::change::Change;
 use corax_core::desired::{Desired, Options};
 use corax_core::facts::Facts;
-use corax_core::object::{Device, LinkKind};
+use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
 use corax_core::prefix::Family;
@@ -123,12 +123,26 @@ impl Node {
         let query = FactsQuery {
             underlay: member.map(|(_, _, member)| member.underlay),
             endpoints: endpoints.into_iter().collect(),
+            ports: self.ports(view),
         };
         let mut facts = self.kernel.facts(&query);
         let six =
             || view.domains.values().flat_map(Domain::prefixes).any(|prefix| prefix.family() == Family::V6);
         facts.problems.retain(|problem| !problem.object.starts_with("net.ipv6.") || six());
         facts
+    }
+
+    /// UDP ports of the node that others must reach: VXLAN's where there are other members, and the tunnel's of a gateway
+    /// that is spoken to first.
+    fn ports(&self, view: &View) -> Vec<(Family, u16)> {
+        let Some((_, domain, member)) = view.member(&self.args.identity.node_name) else { return Vec::new() };
+        let overlay = (domain.members.len() > 1).then_some((Family::of(member.underlay), VXLAN_PORT));
+        let own = domain.gateway().filter(|gateway| gateway.node == member.node && !gateway.under_nat);
+        let tunnel = own.map(|gateway| {
+            let family = Family::of(gateway.address.unwrap_or(member.underlay));
+            (family, self.options.listen.or(gateway.listen).unwrap_or(TUNNEL_PORT))
+        });
+        overlay.into_iter().chain(tunnel).collect()
     }
 
     /// What a view asks of the node.

@@ -28,6 +28,8 @@ pub(crate) struct FactsQuery {
     pub(crate) underlay: Option<IpAddr>,
     /// Endpoints of its tunnels.
     pub(crate) endpoints: Vec<IpAddr>,
+    /// Its UDP ports that others must reach.
+    pub(crate) ports: Vec<(Family, u16)>,
 }
 
 /// Facts from the mirror, from `/proc/sys`, and of the ways that the kernel would take.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use corax_core::mac::Mac;
 use corax_core::object::{Device, NexthopId, Route, RouteKey, Rule, Scope, Via};
 use corax_core::observed::Observed;
 
@@ -215,8 +216,8 @@ impl Mirror {
             neighbour::Decoded::BareFdb(mac) => self.observed.fdb.remove(&mac).is_some(),
             neighbour::Decoded::Fdb(mac, to) if there => self.observed.fdb.insert(mac, to) != Some(to),
             neighbour::Decoded::Fdb(mac, _) => {
-                // A group address may stand for several.
-                self.stale.fdb |= mac.0.first().is_some_and(|byte| byte & 1 != 0);
+                // A group address, or that of all zeros for whatever has no entry, may stand for several.
+                self.stale.fdb |= mac.0.first().is_some_and(|byte| byte & 1 != 0) || mac == Mac([0; 6]);
                 self.observed.fdb.remove(&mac).is_some()
             }
             neighbour::Decoded::Neighbour(address, Some(mac)) if there => {

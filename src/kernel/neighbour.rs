@@ -54,9 +54,8 @@ pub(super) fn decode(message: &Message<'_>) -> Option<(u32, Decoded)> {
         }
     }
     let decoded = match family {
-        // The all-zero address is Raven's default destination.
         AF_BRIDGE if flags & NTF_SELF != 0 => {
-            let mac = mac.filter(|mac| *mac != Mac([0; 6]))?;
+            let mac = mac?;
             if address.is_none() && !odd {
                 return Some((index, Decoded::BareFdb(mac)));
             }

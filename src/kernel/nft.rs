@@ -3,6 +3,8 @@
 //! Who made the table is told by one element of its set [`CHECKSUM_SET`], so that a restart adopts it without a write.
 
 mod elements;
+mod filter;
+mod legacy;
 mod obstacle;
 mod program;
 mod wire;
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use corax_core::nft::{CHECKSUM_SET, Ruleset};
 use corax_core::object::{Set, SetRole};
 use corax_core::observed::{NftTable, Observed};
-use corax_core::prefix::Prefix;
+use corax_core::prefix::{Family, Prefix};
 use corax_core::problem::Problem;
 use corax_core::sorted::{Difference, merge};
 use nix::errno::Errno;
@@ -26,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::elements::{Raw, paired};
 use self::wire::{Batch, ElementEvent, Event};
+use super::connections;
 use super::error::{Error, Failure};
 use super::socket::{Received, Socket};
 use super::wire::Messages;
@@ -56,7 +59,9 @@ pub(super) struct Nft {
     /// Somebody else changed something since the chains of others were last looked at, which was then.
     foreign: bool,
     looked: Option<Instant>,
-    obstacles: Vec<Problem>,
+    obstacles: Vec<obstacle::Obstacle>,
+    /// The same of iptables' old kind, of which there are no events, and why that could not be read.
+    legacy: (Vec<obstacle::Obstacle>, Vec<Problem>),
     /// The table that is being made.
     making: Option<Making>,
     /// The listing of a table that has just been made.
@@ -119,6 +124,7 @@ impl Nft {
             foreign: true,
             looked: None,
             obstacles: Vec::new(),
+            legacy: Default::default(),
             making: None,
             made: None,
             added: BTreeMap::new(),
@@ -433,15 +439,32 @@ impl Nft {
         Batch::send(&mut self.requests, fill)
     }
 
-    /// Chains of others that may drop what is on its way between domains.
-    pub(super) fn obstacles(&mut self) -> Result<&[Problem], Error> {
-        let late = self.looked.is_none_or(|at| at.elapsed() >= LOOK);
-        if self.foreign && late {
-            (self.foreign, self.looked) = (false, Some(Instant::now()));
-            self.obstacles = obstacle::problems(&mut self.requests)
-                .map_err(|failure| Error::Read { what: "chains of others", failure })?;
+    /// Chains of others that may drop what is on its way between domains, or what others send to these UDP ports.
+    pub(super) fn obstacles(&mut self, ports: &[(Family, u16)]) -> Result<Vec<Problem>, Error> {
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            self.looked = Some(Instant::now());
+            self.legacy = obstacle::legacy();
+            if std::mem::take(&mut self.foreign) {
+                self.obstacles = obstacle::obstacles(&mut self.requests)
+                    .map_err(|failure| Error::Read { what: "chains of others", failure })?;
+            }
         }
-        Ok(&self.obstacles)
+        let (legacy, unread) = &self.legacy;
+        let all = self.obstacles.iter().chain(legacy);
+        Ok(all.filter_map(|obstacle| obstacle.problem(ports)).chain(unread.iter().cloned()).collect())
+    }
+
+    /// Forgets connections to other domains whose near end is none of the node's own; gives their number.
+    pub(super) fn forget_connections(&mut self, observed: &Observed) -> Result<usize, Failure> {
+        let within = |role: SetRole| {
+            move |address: IpAddr| {
+                let set = Set { role, family: Family::of(address) };
+                // The prefixes of a set do not overlap.
+                let below = observed.elements.range(..=(set, Prefix::host(address))).next_back();
+                below.is_some_and(|((other, prefix), ())| *other == set && prefix.contains(address))
+            }
+        };
+        connections::forget(&mut self.requests, within(SetRole::Remote), within(SetRole::Own))
     }
 
     /// Named counters: packets and bytes.

@@ -43,6 +43,8 @@ struct Seen {
     length: u64,
     /// It was read as it is; else it was too fresh to be trusted.
     read: bool,
+    /// It could not be read, and may be readable without having changed.
+    again: bool,
     /// What it says is in [`Manifests::files`].
     good: bool,
     problems: Vec<Problem>,
@@ -135,10 +137,11 @@ impl Manifests {
         let modified = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
         let length = metadata.map_or(0, |metadata| metadata.len());
         let seen = self.seen.entry(name.to_owned()).or_default();
-        if !whole && seen.read && (seen.modified, seen.length) == (modified, length) {
+        let same = (seen.modified, seen.length) == (modified, length);
+        if !whole && seen.read && same && !seen.again {
             return false;
         }
-        if (seen.modified, seen.length) != (modified, length) {
+        if !same {
             self.stirred = Instant::now();
         }
         (seen.modified, seen.length) = (modified, length);
@@ -151,7 +154,7 @@ impl Manifests {
         let object = format!("file {}", path.display());
         match load(&path) {
             Ok(Loaded { gateways, left_out }) => {
-                seen.good = true;
+                (seen.good, seen.again) = (true, false);
                 let remedy = format!("only Gateways of {API_VERSION} are read");
                 seen.problems =
                     left_out.into_iter().map(|what| Problem::new(&object, what, remedy.as_str())).collect();
@@ -160,9 +163,7 @@ impl Manifests {
                 changed
             }
             Err(what) => {
-                seen.good = false;
-                // What could not be read may be readable without having changed.
-                seen.modified = None;
+                (seen.good, seen.again) = (false, true);
                 let then = if self.files.contains_key(name) {
                     "its last good Gateways stay"
                 } else {

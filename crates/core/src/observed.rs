@@ -80,8 +80,8 @@ pub struct Observed {
     pub sysctls: BTreeMap<(Device, Sysctl), i32>,
     /// Their addresses, IPv6 link-local ones included.
     pub addresses: BTreeMap<Address, Scope>,
-    /// FDB of the overlay: behind which underlay address a hardware address is. All-zero entries (Raven's default
-    /// destination) are not in it.
+    /// FDB of the overlay: behind which underlay address a hardware address is; that of all zeros stands for whatever has
+    /// no entry (Raven's default destination).
     pub fdb: BTreeMap<Mac, IpAddr>,
     /// Permanent neighbours on the overlay.
     pub neighbours: BTreeMap<IpAddr, Mac>,

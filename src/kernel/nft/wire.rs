@@ -12,14 +12,15 @@ use crate::kernel::wire::{Attributes, Message, Messages, NLM_F_CREATE, NLMSG_ERR
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
-const NFPROTO_UNSPEC: u8 = 0;
+pub(super) const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
-const NFT_MSG_GETCHAIN: u16 = 4;
-const NFT_MSG_GETRULE: u16 = 7;
+pub(super) const NFT_MSG_GETCHAIN: u16 = 4;
+pub(super) const NFT_MSG_GETRULE: u16 = 7;
+pub(super) const NFT_MSG_GETSET: u16 = 10;
 const NFT_MSG_NEWSETELEM: u16 = 12;
-const NFT_MSG_GETSETELEM: u16 = 13;
+pub(super) const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 const NFT_MSG_NEWGEN: u16 = 15;
 const NFT_MSG_GETGEN: u16 = 16;
@@ -28,15 +29,9 @@ const NFT_MSG_GETOBJ: u16 = 19;
 const NFT_OBJECT_COUNTER: u32 = 1;
 
 /// The table's name is the first attribute of every class.
-const NFTA_TABLE: u16 = 1;
-const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_POLICY: u16 = 5;
-const NFTA_HOOK_HOOKNUM: u16 = 1;
-const NF_INET_FORWARD: u32 = 2;
-const NF_DROP: u32 = 0;
+pub(super) const NFTA_TABLE: u16 = 1;
 const NFTA_GEN_ID: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
@@ -51,12 +46,12 @@ const NFTA_COUNTER_PACKETS: u16 = 2;
 /// Prefixes a message: two elements each, and a nest of attributes ends at 64 KiB.
 const CHUNK: usize = 400;
 
-const fn kind(message: u16) -> u16 {
+pub(super) const fn kind(message: u16) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | message
 }
 
 /// A request's header (`nfgenmsg`).
-const fn header(family: u8, resource: u16) -> [u8; 4] {
+pub(super) const fn header(family: u8, resource: u16) -> [u8; 4] {
     let [high, low] = resource.to_be_bytes();
     [family, 0, high, low]
 }
@@ -147,64 +142,6 @@ pub(super) fn dump_elements(socket: &mut Socket, set: &str) -> Result<Option<Vec
                     *into = None;
                 }
             }
-        },
-    )
-}
-
-/// A chain of somebody else.
-#[derive(Debug)]
-pub(super) struct Chain {
-    /// Number of its family.
-    pub(super) family: u8,
-    /// Its table.
-    pub(super) table: String,
-    /// Its name.
-    pub(super) name: String,
-}
-
-/// Chains that drop what none of their rules accepts on its way through the node.
-pub(super) fn dump_dropping(socket: &mut Socket) -> Result<Vec<Chain>, Failure> {
-    let header = header(NFPROTO_UNSPEC, 0);
-    socket.dump(
-        kind(NFT_MSG_GETCHAIN),
-        &header,
-        |_| {},
-        Vec::new,
-        |into, message| {
-            let mut fields = message.fields();
-            let Some([family, ..]) = fields.array::<4>() else { return };
-            let (mut table, mut name, mut hook, mut policy) = (None, None, None, None);
-            for attribute in fields.attributes() {
-                match attribute.kind {
-                    NFTA_TABLE => table = attribute.text(),
-                    NFTA_CHAIN_NAME => name = attribute.text(),
-                    NFTA_CHAIN_HOOK => {
-                        let number = attribute.nest().find(|value| value.kind == NFTA_HOOK_HOOKNUM);
-                        hook = number.and_then(|number| number.be32());
-                    }
-                    NFTA_CHAIN_POLICY => policy = attribute.be32(),
-                    _ => {}
-                }
-            }
-            if let (Some(table), Some(name), Some(NF_INET_FORWARD), Some(NF_DROP)) =
-                (table, name, hook, policy)
-            {
-                into.push(Chain { family, table: table.to_owned(), name: name.to_owned() });
-            }
-        },
-    )
-}
-
-/// Whether a rule of a chain's table holds a text, such as the begin of a device's name.
-pub(super) fn table_names(socket: &mut Socket, chain: &Chain, text: &str) -> Result<bool, Failure> {
-    let filter = |writer: &mut Writer| writer.text(NFTA_TABLE, &chain.table);
-    socket.dump(
-        kind(NFT_MSG_GETRULE),
-        &header(chain.family, 0),
-        filter,
-        || false,
-        |found, message| {
-            *found |= message.payload.windows(text.len()).any(|part| part == text.as_bytes());
         },
     )
 }

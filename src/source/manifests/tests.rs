@@ -47,6 +47,23 @@ fn yaml_json_lists_and_several_in_a_file_are_read() {
 }
 
 #[test]
+fn a_file_that_is_gone_is_let_go_of_beside_one_that_is_bad() {
+    let (directory, mut manifests) = lab();
+    for name in ["a", "b", "c"] {
+        put(&directory, &mut manifests, &format!("{name}.yaml"), &gateway(name));
+    }
+    put(&directory, &mut manifests, "a.yaml", "kind: [");
+    fs::remove_file(directory.path().join("b.yaml")).unwrap();
+    manifests.scan(&Heard::default());
+    assert!(manifests.unsettled());
+    let stirred = manifests.stirred;
+    manifests.scan(&Heard::default());
+    assert_eq!(stirred, manifests.stirred, "a bad file that stays as it is stirs nothing");
+    assert!(scan_in_the_end(&mut manifests).changed);
+    assert_eq!(names(&manifests), ["a", "c"]);
+}
+
+#[test]
 fn a_bad_file_keeps_its_own_last_gateways_and_says_why() {
     let (directory, mut manifests) = lab();
     put(&directory, &mut manifests, "a.yaml", &gateway("one"));
