@@ -166,8 +166,8 @@ impl RangeConfig {
     fn range(&self, at: usize, exclude: &[String]) -> Result<Range, ConfigError> {
         let address = |text: &Option<String>| match text.as_deref().filter(|text| !text.is_empty()) {
             Some(text) => {
-                let address: IpAddr = text.parse().map_err(|_| ConfigError::Address(text.to_owned()))?;
-                Ok(Some(address.to_canonical()))
+                let address = text.parse::<IpAddr>().map_err(|_| ConfigError::Address(text.to_owned()));
+                address.map(|address| Some(address.to_canonical()))
             }
             None => Ok(None),
         };
