@@ -92,7 +92,7 @@ enum Command {
     Plan(Box<command::plan::PlanArgs>),
     /// Show what a running agent says of itself
     Status(command::status::StatusArgs),
-    /// Remove everything of Corax from this node's kernel
+    /// Remove everything of Corax, and what Raven left, from this node's kernel
     Cleanup(command::cleanup::CleanupArgs),
     /// Print the public key of this node's tunnel; make the key if there is none
     Key(command::key::KeyArgs),

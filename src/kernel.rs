@@ -9,12 +9,14 @@ mod connections;
 mod dump;
 mod error;
 mod facts;
+mod leftovers;
 mod link;
 mod mirror;
 mod neighbour;
 mod nexthop;
 mod nft;
 mod probes;
+mod program;
 mod route;
 mod rule;
 mod socket;
@@ -32,6 +34,7 @@ use corax_core::facts::Facts;
 use corax_core::object::SetRole;
 use corax_core::object::{Device, Link, LinkKind};
 use corax_core::observed::{Backend, Observed};
+use corax_core::problem::Problem;
 use nix::errno::Errno;
 use tracing::{info, warn};
 
@@ -40,6 +43,7 @@ pub(crate) use self::facts::FactsQuery;
 pub(crate) use self::probes::Probes;
 
 use self::apply::{Batch, Impossible};
+use self::leftovers::Leftovers;
 use self::mirror::Mirror;
 use self::nft::{Nft, Refused};
 use self::socket::{Received, Socket};
@@ -78,6 +82,7 @@ pub(crate) struct Kernel {
     dumps: Socket,
     events: Socket,
     nft: Nft,
+    leftovers: Leftovers,
     mirror: Mirror,
     probes: Probes,
     overrun: bool,
@@ -112,6 +117,7 @@ impl Kernel {
             dumps: Socket::open(NETLINK_ROUTE, true)?,
             events: Socket::listen(NETLINK_ROUTE, &GROUPS, queue)?,
             nft: Nft::open(queue)?,
+            leftovers: Leftovers::open()?,
             mirror: Mirror::default(),
             probes,
             overrun: false,
@@ -146,6 +152,7 @@ impl Kernel {
             Ok(obstacles) => facts.problems.extend(obstacles),
             Err(error) => self.errors.push(error),
         }
+        facts.problems.extend(self.leftovers.problems());
         facts
     }
 
@@ -194,6 +201,7 @@ impl Kernel {
         self.lost = true;
         self.settle();
         self.settle_nft(Nft::resync);
+        self.read_leftovers();
         match std::mem::take(&mut self.errors).into_iter().next() {
             Some(error) => Err(error),
             None => Ok(()),
@@ -291,6 +299,9 @@ impl Kernel {
                 }
             }
         }
+        if changes.iter().any(|change| matches!(change, Change::TakeAway(_))) {
+            self.read_leftovers();
+        }
         run.results
     }
 
@@ -306,6 +317,24 @@ impl Kernel {
             self.link(run, number, &change);
         }
         self.written = Instant::now();
+    }
+
+    /// Reads what Raven left, of which no event tells.
+    fn read_leftovers(&mut self) {
+        // The kernel tells of no change of where the overlay floods to.
+        if let Err(error) = dump::link(&mut self.requests, &mut self.mirror, Device::Overlay) {
+            self.unknown(error);
+        }
+        let problems = self.leftovers.problems();
+        let found = self.leftovers.read(&mut self.dumps, self.mirror.overlay());
+        self.mirror.set_leftovers(leftovers::is_read_here, found);
+        self.mirror.facts |= problems != self.leftovers.problems();
+        self.settle();
+    }
+
+    /// What Raven left that could not be taken away.
+    pub(crate) fn stuck(&self) -> Vec<Problem> {
+        self.leftovers.problems()
     }
 
     /// Ends what was begun with a table.
@@ -426,6 +455,7 @@ impl Kernel {
             Change::ReplaceTable(ruleset, elements) => self.nft.replace(ruleset, elements),
             Change::ChangeElements { delete, add } => self.nft.change(observed, delete, add),
             Change::DeleteTable => self.nft.delete(observed),
+            Change::TakeAway(leftover) => return self.leftovers.take_away(change, leftover),
             _ => return elsewhere(change),
         };
         self.mirror.changed |= result.is_ok();

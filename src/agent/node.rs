@@ -12,6 +12,7 @@ use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
 use corax_core::prefix::Family;
+use corax_core::raven::Gate;
 use corax_core::topology::{Local, Topology};
 use corax_core::view::{Domain, View};
 use tracing::{debug, warn};
@@ -233,14 +234,26 @@ impl Node {
     }
 
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,
-    /// so what follows such a start is left to the next round. One that cannot start costs no more than itself.
-    fn apply(&mut self, mut changes: Vec<Change>) -> Vec<Done> {
-        let start =
-            |change: &Change| matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun);
-        let rest = changes.iter().position(start).map(|at| changes.split_off(at + 1)).unwrap_or_default();
-        let mut done = self.carry_out(changes);
-        if done.last().is_some_and(|last| last.error.is_some()) {
-            done.extend(self.carry_out(rest));
+    /// so what follows such a start is left to the next round. One that cannot start costs no more than itself. What of
+    /// Raven's is a path still stays where something before it failed.
+    fn apply(&mut self, mut rest: Vec<Change>) -> Vec<Done> {
+        let (mut done, mut gate) = (Vec::new(), Gate::default());
+        while let Some(first) = rest.first() {
+            let guarded = Gate::guards(first);
+            let end = rest.iter().position(|change| starts_tunnel(change) || Gate::guards(change) != guarded);
+            let end =
+                end.map_or(rest.len(), |end| end + usize::from(rest.get(end).is_some_and(starts_tunnel)));
+            let after = rest.split_off(end);
+            let stage: Vec<Change> = rest.into_iter().filter(|change| gate.lets(change)).collect();
+            let round = if stage.is_empty() { Vec::new() } else { self.carry_out(stage) };
+            round.iter().filter(|step| step.error.is_some()).for_each(|step| gate.failed(&step.change));
+            let started =
+                round.last().is_some_and(|last| last.error.is_none() && starts_tunnel(&last.change));
+            done.extend(round);
+            if started {
+                break;
+            }
+            rest = after;
         }
         done
     }
@@ -254,6 +267,11 @@ impl Node {
         let errors = results.into_iter().map(|result| result.err().map(|error| error.to_string()));
         changes.into_iter().zip(errors).map(|(change, error)| Done { change, error }).collect()
     }
+}
+
+/// Whether a change starts the process of a tunnel.
+fn starts_tunnel(change: &Change) -> bool {
+    matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun)
 }
 
 /// Carries out a change of a tunnel.

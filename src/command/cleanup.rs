@@ -1,4 +1,4 @@
-//! `corax cleanup`: removes everything of Corax from the node's kernel.
+//! `corax cleanup`: removes everything of Corax, and what Raven left, from the node's kernel.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,12 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             }
         }
     }
+    let stuck = kernel.stuck();
+    for problem in &stuck {
+        eprintln!("corax: {problem}");
+    }
     let failed = left(&kernel).len();
+    anyhow::ensure!(stuck.is_empty(), "{} objects of Raven's are left", stuck.len());
     anyhow::ensure!(failed == 0, "{failed} objects are left; is an agent still running?");
     if let Some(unknown) = kernel.observed().unknown.first() {
         anyhow::bail!("{unknown} could not be read, so something of it may be left; run it again");

@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use corax_core::change::Change;
 use corax_core::object::{Address, Device, Link, LinkKind, Route, RouteKey, Rule, Scope, TWIN_METRIC, Via};
+use corax_core::raven::{Leftover, MARK_RULE, TUNNEL_RULE};
 use nix::errno::Errno;
 
 use super::address;
 use super::error::Failure;
+use super::leftovers::{self, RTM_DELQDISC, RTM_DELTFILTER};
 use super::link;
 use super::mirror::Mirror;
 use super::neighbour;
@@ -231,6 +233,7 @@ impl Batch {
                     rule::put(writer, rule);
                 });
             }
+            Change::TakeAway(leftover) => self.take_away(socket, mirror, number, leftover),
             Change::PutSysctl(..)
             | Change::SetTunnel(..)
             | Change::SetPeer(..)
@@ -240,6 +243,49 @@ impl Batch {
             | Change::DeleteTable => unreachable!("no message of rtnetlink"),
         }
         Ok(())
+    }
+
+    fn take_away(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize, leftover: &Leftover) {
+        let mut delete_rule = |rule, protocol| {
+            self.push(socket, number, Verb::delete(rule::RTM_DELRULE), &rule::header(rule), |writer| {
+                rule::put_of(writer, rule, protocol);
+            });
+        };
+        match leftover {
+            Leftover::MarkRule(protocol) => delete_rule(&MARK_RULE, *protocol),
+            Leftover::TunnelRule(protocol) => delete_rule(&TUNNEL_RULE, *protocol),
+            Leftover::Flood(to) => self.delete_flood(socket, mirror, number, *to),
+            Leftover::Filter { alone } => self.delete_filter(socket, mirror, number, *alone),
+            Leftover::Jump(_) | Leftover::Chain(..) | Leftover::Set(_) => {
+                unreachable!("no message of rtnetlink")
+            }
+        }
+    }
+
+    /// An entry that the link itself has goes with the link's own setting.
+    fn delete_flood(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize, to: IpAddr) {
+        let Some(index) = mirror.overlay() else { return };
+        let header = neighbour::fdb_header(index);
+        self.push(socket, number, Verb::delete(neighbour::RTM_DELNEIGH), &header, |writer| {
+            neighbour::put_flood(writer, to);
+        });
+        if mirror.remote == Some(to) {
+            let header = link::header(index, 0, 0);
+            self.push(socket, number, Verb::set(link::RTM_NEWLINK), &header, |writer| {
+                link::put_kind(writer, "vxlan", link::put_no_remote);
+            });
+        }
+    }
+
+    fn delete_filter(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize, alone: bool) {
+        let Some(index) = mirror.overlay() else { return };
+        if alone {
+            let header = leftovers::qdisc_header(index);
+            self.push(socket, number, Verb::delete(RTM_DELQDISC), &header, leftovers::put_qdisc);
+        } else {
+            let header = leftovers::filter_header(index);
+            self.push(socket, number, Verb::delete(RTM_DELTFILTER), &header, leftovers::put_filter);
+        }
     }
 
     /// Makes a rule even though an equal one of another protocol is there.

@@ -91,9 +91,13 @@ fn links(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
         })
         .map_err(read("links"))?;
     let (mut links, mut devices, mut own) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for link::Decoded { index, interface, ours } in found {
+    mirror.remote = None;
+    for link::Decoded { index, interface, ours, remote } in found {
         links.insert(index, interface);
         if let Some((device, link)) = ours {
+            if device == Device::Overlay {
+                mirror.remote = remote;
+            }
             devices.insert(device, index);
             own.insert(device, link);
         }
@@ -103,6 +107,7 @@ fn links(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Error> {
     mirror.observed.links = own;
     mirror.devices = devices;
     mirror.links = links;
+    mirror.set_flood();
     Ok(())
 }
 
@@ -222,14 +227,17 @@ fn routes(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Failure> {
 
 fn fdb(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Failure> {
     let overlay = mirror.overlay();
-    let found = match overlay {
-        None => BTreeMap::new(),
+    let (found, flood) = match overlay {
+        None => Default::default(),
         Some(index) => socket.dump(
             neighbour::RTM_GETNEIGH,
             &neighbour::fdb_dump_header(index),
             |_| {},
-            BTreeMap::new,
-            |into, message| match neighbour::decode(message) {
+            <(BTreeMap<_, _>, BTreeSet<_>)>::default,
+            |(into, flood), message| match neighbour::decode(message) {
+                Some((link, neighbour::Decoded::Flood(to))) if link == index => {
+                    flood.insert(to);
+                }
                 Some((link, neighbour::Decoded::Fdb(mac, to))) if link == index => {
                     into.insert(mac, to);
                 }
@@ -242,6 +250,8 @@ fn fdb(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Failure> {
     };
     mirror.changed |= found != mirror.observed.fdb;
     mirror.observed.fdb = found;
+    mirror.flood = flood;
+    mirror.set_flood();
     Ok(())
 }
 

@@ -29,9 +29,11 @@ pub(crate) enum Error {
         /// Why.
         failure: Failure,
     },
-    /// `nft` failed.
-    #[error("nft {what}: {text}")]
-    Nft {
+    /// A program failed.
+    #[error("{program} {what}: {text}")]
+    Program {
+        /// Its name.
+        program: String,
         /// What it was to do.
         what: &'static str,
         /// What it said.

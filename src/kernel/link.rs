@@ -1,5 +1,7 @@
 //! Links (`linux/if_link.h`).
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use corax_core::mac::Mac;
 use corax_core::object::{ALIAS, Device, Link, LinkKind, VNI, VXLAN_PORT, Vxlan};
 use corax_core::prefix::Family;
@@ -23,6 +25,7 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_ID: u16 = 1;
+const IFLA_VXLAN_GROUP: u16 = 2;
 const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_AGEING: u16 = 8;
@@ -49,6 +52,8 @@ pub(super) struct Decoded {
     pub(super) interface: Interface,
     /// Where the name is one of ours.
     pub(super) ours: Option<(Device, Link)>,
+    /// The IPv4 address that a VXLAN device sends to where its forwarding database does not say; Raven sets one.
+    pub(super) remote: Option<IpAddr>,
 }
 
 /// A request's header (`ifinfomsg`), by index, or by name where that is zero.
@@ -91,13 +96,14 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Decoded> {
     }
     // A wireless event carries no more than the name.
     let (name, mtu) = (name?, mtu?);
+    let remote = info.and_then(decode_remote);
     let ours = Device::from_name(name).map(|device| {
         let kind = decode_kind(info);
         // A tunnel's has no meaning; the kernel shows none, or zeros.
         let mac = mac.filter(|mac| *mac != Mac([0; 6]));
         (device, Link { kind, mac, mtu, up, owned: alias == Some(ALIAS) })
     });
-    Some(Decoded { index, interface: Interface { name: name.into(), mtu, up }, ours })
+    Some(Decoded { index, interface: Interface { name: name.into(), mtu, up }, ours, remote })
 }
 
 fn decode_kind(info: Option<Attributes<'_>>) -> LinkKind {
@@ -120,6 +126,11 @@ fn decode_kind(info: Option<Attributes<'_>>) -> LinkKind {
         }
         other => LinkKind::Other(other.into()),
     }
+}
+
+fn decode_remote(mut info: Attributes<'_>) -> Option<IpAddr> {
+    let data = info.find(|attribute| attribute.kind == IFLA_INFO_DATA)?;
+    data.nest().find(|attribute| attribute.kind == IFLA_VXLAN_GROUP)?.address()
 }
 
 fn decode_vxlan(data: Attributes<'_>) -> Vxlan {
@@ -195,6 +206,11 @@ pub(super) fn put_bare_kind(writer: &mut Writer, kind: &str) {
 pub(super) fn put_changeable(writer: &mut Writer, vxlan: &Vxlan) {
     writer.u8(IFLA_VXLAN_LEARNING, u8::from(vxlan.learning));
     writer.u32(IFLA_VXLAN_AGEING, vxlan.ageing);
+}
+
+/// A VXLAN device sends nothing to where its forwarding database does not say.
+pub(super) fn put_no_remote(writer: &mut Writer) {
+    writer.address(IFLA_VXLAN_GROUP, Ipv4Addr::UNSPECIFIED.into());
 }
 
 /// Address, MTU and alias of a link that is there. An address that is set flushes all neighbours, be it the same.

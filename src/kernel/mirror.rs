@@ -1,10 +1,11 @@
 //! The mirror: what the kernel has of ours, and what of others Corax must know. Fed by dumps and events alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
-use corax_core::mac::Mac;
 use corax_core::object::{Device, NexthopId, Route, RouteKey, Rule, Scope, Via};
 use corax_core::observed::Observed;
+use corax_core::raven::Leftover;
 
 use super::address::{self, Held};
 use super::link::{self, Interface};
@@ -58,6 +59,10 @@ pub(super) struct Mirror {
     pub(super) doubled_rules: BTreeMap<Rule, usize>,
     /// Routes of ours of which there are several with one key.
     pub(super) doubled_routes: BTreeSet<RouteKey>,
+    /// Where the overlay sends what its forwarding database does not name.
+    pub(super) flood: BTreeSet<IpAddr>,
+    /// The one of them that the link itself has.
+    pub(super) remote: Option<IpAddr>,
     /// How many routes use a nexthop object.
     users: HashMap<NexthopId, usize>,
     /// Something of ours changed since this was last cleared.
@@ -119,7 +124,7 @@ impl Mirror {
     }
 
     pub(super) fn put_link(&mut self, decoded: link::Decoded) {
-        let link::Decoded { index, interface, ours } = decoded;
+        let link::Decoded { index, interface, ours, remote } = decoded;
         let before = self.device(index);
         let now = ours.as_ref().map(|(device, _)| *device);
         if before != now {
@@ -137,6 +142,10 @@ impl Mirror {
                 self.observed.links.insert(device, link);
                 self.changed = true;
                 self.facts = true;
+            }
+            if device == Device::Overlay {
+                self.remote = remote;
+                self.set_flood();
             }
         }
         if self.links.get(&index) != Some(&interface) {
@@ -161,6 +170,11 @@ impl Mirror {
             self.devices.remove(&device);
             self.observed.links.remove(&device);
             self.observed.sysctls.retain(|(of, _), _| *of != device);
+            if device == Device::Overlay {
+                self.flood.clear();
+                self.remote = None;
+                self.set_flood();
+            }
         }
         if let Some(device) = now {
             self.devices.insert(device, index);
@@ -212,12 +226,20 @@ impl Mirror {
         }
         let there = message.kind == neighbour::RTM_NEWNEIGH;
         self.changed |= match decoded {
+            neighbour::Decoded::Flood(to) => {
+                if there {
+                    self.flood.insert(to);
+                } else {
+                    self.flood.remove(&to);
+                }
+                return self.set_flood();
+            }
             neighbour::Decoded::BareFdb(_) if there => false,
             neighbour::Decoded::BareFdb(mac) => self.observed.fdb.remove(&mac).is_some(),
             neighbour::Decoded::Fdb(mac, to) if there => self.observed.fdb.insert(mac, to) != Some(to),
             neighbour::Decoded::Fdb(mac, _) => {
-                // A group address, or that of all zeros for whatever has no entry, may stand for several.
-                self.stale.fdb |= mac.0.first().is_some_and(|byte| byte & 1 != 0) || mac == Mac([0; 6]);
+                // A group address may stand for several.
+                self.stale.fdb |= mac.0.first().is_some_and(|byte| byte & 1 != 0);
                 self.observed.fdb.remove(&mac).is_some()
             }
             neighbour::Decoded::Neighbour(address, Some(mac)) if there => {
@@ -247,7 +269,7 @@ impl Mirror {
 
     fn route(&mut self, found: &Found, message: &Message<'_>) {
         let there = message.kind == route::RTM_NEWROUTE;
-        if !found.is_owned(self.overlay()) {
+        if !found.is_owned(|index| self.device(index)) {
             let before = if there {
                 self.foreign_routes.insert(found.key, found.protocol)
             } else {
@@ -314,13 +336,18 @@ impl Mirror {
     /// Takes in a dump of the rules.
     pub(super) fn set_rules(&mut self, found: Vec<rule::Found>) {
         let mut ours: BTreeMap<Rule, usize> = BTreeMap::new();
-        let mut foreign = Vec::new();
+        let (mut foreign, mut ravens) = (Vec::new(), BTreeSet::new());
         for rule in found {
             match rule {
                 rule::Found::Ours(rule) => *ours.entry(rule).or_default() += 1,
+                rule::Found::Ravens(leftover) => {
+                    ravens.insert(leftover);
+                }
                 other @ rule::Found::Foreign { .. } => foreign.push(other),
             }
         }
+        let is_rule = |left: &Leftover| matches!(left, Leftover::MarkRule(_) | Leftover::TunnelRule(_));
+        self.set_leftovers(is_rule, ravens);
         let doubled: BTreeMap<Rule, usize> =
             ours.iter().filter(|(_, count)| **count > 1).map(|(rule, count)| (*rule, count - 1)).collect();
         let rules: BTreeMap<Rule, ()> = ours.into_keys().map(|rule| (rule, ())).collect();
@@ -329,6 +356,23 @@ impl Mirror {
         self.observed.rules = rules;
         self.doubled_rules = doubled;
         self.foreign_rules = foreign;
+    }
+
+    /// Takes in what Raven left of some classes.
+    pub(super) fn set_leftovers(&mut self, of: impl Fn(&Leftover) -> bool, found: BTreeSet<Leftover>) {
+        let held = &mut self.observed.leftovers;
+        self.changed |= !held.iter().filter(|left| of(left)).eq(found.iter());
+        held.retain(|left| !of(left));
+        held.extend(found);
+    }
+
+    /// Takes in where the overlay floods to, if it is ours or Raven's.
+    pub(super) fn set_flood(&mut self) {
+        let overlay = self.observed.links.get(&Device::Overlay);
+        let ours = overlay.is_some_and(|link| link.owned || link::is_taken_over(Device::Overlay, link));
+        let flood = self.flood.iter().chain(&self.remote).filter(|_| ours);
+        let flood = flood.map(|to| Leftover::Flood(*to)).collect();
+        self.set_leftovers(|left| matches!(left, Leftover::Flood(_)), flood);
     }
 
     /// Addresses on links that are not ours.
@@ -363,7 +407,7 @@ pub(super) struct Routes {
 
 impl Routes {
     pub(super) fn add(&mut self, found: &Found, devices: &BTreeMap<Device, u32>) {
-        if !found.is_owned(devices.get(&Device::Overlay).copied()) {
+        if !found.is_owned(|index| device_of(devices, index)) {
             self.foreign.insert(found.key, found.protocol);
             return;
         }

@@ -26,6 +26,8 @@ const NDA_IFINDEX: u16 = 8;
 const NDA_PROTOCOL: u16 = 12;
 const NDA_NH_ID: u16 = 13;
 
+const NO_MAC: Mac = Mac([0; 6]);
+
 /// What a neighbour message tells of an object of one link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decoded {
@@ -35,7 +37,9 @@ pub(super) enum Decoded {
     /// A hardware address with no destination at all: of an event, what the kernel's core says beside the driver, which
     /// says it all (Linux 6.1 does).
     BareFdb(Mac),
-    /// A neighbour, with its hardware address if it is permanent.
+    /// A destination for what the forwarding database does not name: Raven's.
+    Flood(IpAddr),
+    /// A neighbour, with its hardware address if it is permanent; the zero one where it is somebody else's, as Raven's are.
     Neighbour(IpAddr, Option<Mac>),
 }
 
@@ -44,11 +48,12 @@ pub(super) fn decode(message: &Message<'_>) -> Option<(u32, Decoded)> {
     let [family, ..] = fields.array::<4>()?;
     let index = fields.u32()?;
     let (state, [flags, _]) = (fields.u16()?, fields.array()?);
-    let (mut address, mut mac, mut odd) = (None, None, false);
+    let (mut address, mut mac, mut odd, mut protocol) = (None, None, false, 0);
     for attribute in fields.attributes() {
         match attribute.kind {
             NDA_DST => address = attribute.address(),
             NDA_LLADDR => mac = attribute.mac(),
+            NDA_PROTOCOL => protocol = attribute.u8().unwrap_or_default(),
             NDA_PORT | NDA_VNI | NDA_IFINDEX | NDA_NH_ID => odd = true,
             _ => {}
         }
@@ -56,6 +61,9 @@ pub(super) fn decode(message: &Message<'_>) -> Option<(u32, Decoded)> {
     let decoded = match family {
         AF_BRIDGE if flags & NTF_SELF != 0 => {
             let mac = mac?;
+            if mac == NO_MAC {
+                return Some((index, Decoded::Flood(address?)));
+            }
             if address.is_none() && !odd {
                 return Some((index, Decoded::BareFdb(mac)));
             }
@@ -63,7 +71,10 @@ pub(super) fn decode(message: &Message<'_>) -> Option<(u32, Decoded)> {
             let to = address.filter(|_| stays && !odd);
             Decoded::Fdb(mac, to.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
         }
-        AF_INET | AF_INET6 => Decoded::Neighbour(address?, mac.filter(|_| state & NUD_PERMANENT != 0)),
+        AF_INET | AF_INET6 => {
+            let mac = mac.filter(|_| state & NUD_PERMANENT != 0);
+            Decoded::Neighbour(address?, mac.map(|mac| if protocol == PROTOCOL { mac } else { NO_MAC }))
+        }
         _ => return None,
     };
     Some((index, decoded))
@@ -92,6 +103,11 @@ pub(super) fn fdb_dump_header(index: u32) -> [u8; 12] {
 
 pub(super) fn fdb_header(index: u32) -> [u8; 12] {
     header(AF_BRIDGE, index, NUD_PERMANENT, NTF_SELF)
+}
+
+/// The entry for what the forwarding database does not name.
+pub(super) fn put_flood(writer: &mut Writer, to: IpAddr) {
+    put_fdb(writer, NO_MAC, to);
 }
 
 pub(super) fn put_fdb(writer: &mut Writer, mac: Mac, to: IpAddr) {

@@ -6,8 +6,7 @@ mod elements;
 mod filter;
 mod legacy;
 mod obstacle;
-mod program;
-mod wire;
+pub(super) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -30,6 +29,7 @@ use self::elements::{Raw, paired};
 use self::wire::{Batch, ElementEvent, Event};
 use super::connections;
 use super::error::{Error, Failure};
+use super::program;
 use super::socket::{Received, Socket};
 use super::wire::Messages;
 
@@ -108,7 +108,7 @@ fn read(failure: Failure) -> Error {
 
 impl Nft {
     pub(super) fn open(queue: usize) -> Result<Self, Error> {
-        let program = program::find().ok_or(Error::NoNft)?;
+        let program = program::find("nft").ok_or(Error::NoNft)?;
         let events = Socket::listen(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], queue)?;
         let requests = Socket::open(NETLINK_NETFILTER, false)?;
         let port = requests.port()?;
@@ -477,14 +477,14 @@ impl Nft {
 }
 
 fn panicked(what: &'static str) -> Error {
-    Error::Nft { what, text: "its thread panicked".to_owned() }
+    Error::Program { program: "nft".to_owned(), what, text: "its thread panicked".to_owned() }
 }
 
 /// What nft prints of the table, without elements and counters; none where there is no table.
 fn listing(program: &Path) -> Result<Option<String>, Error> {
     let arguments = ["-s", "-t", "list", "table", "inet", corax_core::object::ALIAS];
     match program::run(program, &arguments, "", "list table") {
-        Err(Error::Nft { text, .. }) if text.starts_with("Error: No such file") => Ok(None),
+        Err(Error::Program { text, .. }) if text.starts_with("Error: No such file") => Ok(None),
         result => result.map(Some),
     }
 }

@@ -67,14 +67,18 @@ pub(super) enum Form {
 }
 
 impl Found {
-    /// Whether it is Corax's, or one that Raven left.
-    pub(super) fn is_owned(&self, overlay: Option<u32>) -> bool {
-        let by_overlay = match self.form {
+    /// Whether it is Corax's, or one that Raven left: over the overlay in table 9027, into its tunnel in table 9028.
+    pub(super) fn is_owned(&self, device: impl Fn(u32) -> Option<Device>) -> bool {
+        let by = match self.form {
             Form::Selective => return false,
-            Form::Link(link) | Form::Other(Some(link)) => Some(link) == overlay,
-            _ => false,
+            Form::Link(link) | Form::Other(Some(link)) => device(link),
+            _ => None,
         };
-        self.protocol == PROTOCOL || (self.key.table == Table::Domain && by_overlay)
+        let ravens = matches!(
+            (self.key.table, by),
+            (Table::Domain, Some(Device::Overlay)) | (Table::Remote, Some(Device::WireGuard(_)))
+        );
+        self.protocol == PROTOCOL || ravens
     }
 
     pub(super) fn route(&self, device: impl Fn(u32) -> Option<Device>) -> Route {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use corax_core::object::{Action, Device, PROTOCOL, Rule, Table};
 use corax_core::prefix::{Family, Prefix};
+use corax_core::raven::{Leftover, MARK_RULE, TUNNEL_RULE};
 
 use super::address::{AF_INET, AF_INET6, family_number};
 use super::wire::{Message, Writer};
@@ -32,6 +33,8 @@ const FRA_PROTOCOL: u16 = 21;
 pub(super) enum Found {
     /// One of ours.
     Ours(Rule),
+    /// One that Raven left.
+    Ravens(Leftover),
     /// Somebody else's, or with our protocol and of a form that Corax does not make.
     Foreign { family: Family, priority: u32, ours: bool, text: Box<str> },
 }
@@ -79,15 +82,14 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
         _ => None,
     };
     let device = input.map(Device::from_name);
-    if let (true, true, Some(action), false) = (fits, protocol == PROTOCOL, what, device == Some(None)) {
-        return Some(Found::Ours(Rule {
-            priority,
-            family,
-            input: device.flatten(),
-            mark,
-            destination,
-            action,
-        }));
+    let form = what.filter(|_| fits && device != Some(None));
+    let form =
+        form.map(|action| Rule { priority, family, input: device.flatten(), mark, destination, action });
+    match form {
+        Some(rule) if protocol == PROTOCOL => return Some(Found::Ours(rule)),
+        Some(rule) if rule == MARK_RULE => return Some(Found::Ravens(Leftover::MarkRule(protocol))),
+        Some(rule) if rule == TUNNEL_RULE => return Some(Found::Ravens(Leftover::TunnelRule(protocol))),
+        _ => {}
     }
     let _ = match source {
         Some(source) => write!(text, "{source}"),
@@ -126,8 +128,13 @@ pub(super) fn dump_header(family: Family) -> [u8; 12] {
 }
 
 pub(super) fn put(writer: &mut Writer, rule: &Rule) {
+    put_of(writer, rule, PROTOCOL);
+}
+
+/// A rule of any protocol. A removal that says zero takes the first that is equal otherwise.
+pub(super) fn put_of(writer: &mut Writer, rule: &Rule, protocol: u8) {
     writer.u32(FRA_PRIORITY, rule.priority);
-    writer.u8(FRA_PROTOCOL, PROTOCOL);
+    writer.u8(FRA_PROTOCOL, protocol);
     if let Some(device) = rule.input {
         writer.text(FRA_IIFNAME, &device.to_string());
     }

@@ -13,6 +13,7 @@ use crate::object::{
 };
 use crate::observed::Backend;
 use crate::prefix::{Family, Prefix};
+use crate::raven::Leftover;
 
 /// One kernel operation. A put makes the object be as given, whether or not it was there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub enum Change {
     },
     /// Removes the nftables table.
     DeleteTable,
+    /// Takes away what Raven left.
+    TakeAway(Leftover),
 }
 
 /// What is to change of a WireGuard device; what is none stays.
@@ -119,6 +122,7 @@ impl Change {
         match self {
             Self::SetTunnel(..) | Self::SetPeer(..) | Self::DeletePeer(..) => Backend::WireGuard,
             Self::ReplaceTable(..) | Self::ChangeElements { .. } | Self::DeleteTable => Backend::Nft,
+            Self::TakeAway(leftover) => leftover.backend(),
             _ => Backend::Routes,
         }
     }
@@ -149,6 +153,7 @@ impl Change {
             Self::ReplaceTable(..) => ("nft_table", "put"),
             Self::DeleteTable => ("nft_table", "delete"),
             Self::ChangeElements { .. } => ("nft_elements", "put"),
+            Self::TakeAway(leftover) => (leftover.class(), "delete"),
         }
     }
 }
@@ -203,8 +208,8 @@ impl fmt::Display for Change {
                     Metric(prefix.family(), *metric)
                 )
             }
-            Self::PutRule(rule) => put_rule(out, "add", rule),
-            Self::DeleteRule(rule) => put_rule(out, "del", rule),
+            Self::PutRule(rule) => put_rule(out, "add", rule, PROTOCOL),
+            Self::DeleteRule(rule) => put_rule(out, "del", rule, PROTOCOL),
             Self::SetTunnel(device, update) => set_tunnel(out, *device, update),
             Self::SetPeer(device, key, update) => set_peer(out, *device, key, update),
             Self::DeletePeer(device, key) => write!(out, "wg set {device} peer {key} remove"),
@@ -223,6 +228,7 @@ impl fmt::Display for Change {
                 Ok(())
             }
             Self::DeleteTable => write!(out, "nft delete table inet {ALIAS}"),
+            Self::TakeAway(leftover) => leftover.fmt(out),
         }
     }
 }
@@ -295,7 +301,8 @@ fn put_route(out: &mut fmt::Formatter<'_>, key: &RouteKey, route: &Route) -> fmt
     write!(out, " protocol {PROTOCOL}")
 }
 
-fn put_rule(out: &mut fmt::Formatter<'_>, verb: &str, rule: &Rule) -> fmt::Result {
+/// The line of a rule, with its protocol number.
+pub(crate) fn put_rule(out: &mut fmt::Formatter<'_>, verb: &str, rule: &Rule, protocol: u8) -> fmt::Result {
     write!(out, "ip{} rule {verb} priority {}", six(rule.family), rule.priority)?;
     if let Some(device) = rule.input {
         write!(out, " iif {device}")?;
@@ -311,7 +318,7 @@ fn put_rule(out: &mut fmt::Formatter<'_>, verb: &str, rule: &Rule) -> fmt::Resul
         Action::Main => out.write_str(" lookup main")?,
         Action::Unreachable => out.write_str(" unreachable")?,
     }
-    write!(out, " protocol {PROTOCOL}")
+    write!(out, " protocol {protocol}")
 }
 
 fn set_tunnel(out: &mut fmt::Formatter<'_>, device: Device, update: &TunnelUpdate) -> fmt::Result {

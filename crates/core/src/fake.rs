@@ -10,6 +10,7 @@ use crate::key::PresharedKey;
 use crate::object::{Device, LinkKind, Peer, Set, Tunnel, Via};
 use crate::observed::{NftTable, Observed, ObservedPeer, ObservedTunnel};
 use crate::prefix::Prefix;
+use crate::raven::{self, Chain, Leftover};
 
 /// Why the kernel would refuse a change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum Refusal {
     /// It is there, and may not be twice.
     #[error("{0} is there already")]
     Exists(String),
+    /// Something else uses it.
+    #[error("{0}: in use")]
+    InUse(String),
 }
 
 /// The kernel.
@@ -136,7 +140,25 @@ impl FakeKernel {
                 self.state.nft = NftTable::Absent;
                 self.state.elements.clear();
             }
+            Change::TakeAway(leftover) => return self.take_away(leftover),
         }
+        Ok(())
+    }
+
+    /// A chain that a jump leads to, and a set that a chain uses, are kept by that.
+    fn take_away(&mut self, leftover: &Leftover) -> Result<(), Refusal> {
+        let used = |left: &Leftover| match (leftover, left) {
+            (Leftover::Chain(tables, chain), Leftover::Jump(jump)) => {
+                (jump.tables, jump.to) == (*tables, *chain)
+            }
+            (Leftover::Set(raven::Set::Mark), Leftover::Chain(_, Chain::Mark)) => true,
+            (Leftover::Set(raven::Set::SkipNat), Leftover::Chain(_, Chain::Postrouting)) => true,
+            _ => false,
+        };
+        if self.state.leftovers.iter().any(used) {
+            return Err(Refusal::InUse(leftover.to_string()));
+        }
+        self.state.leftovers.remove(leftover);
         Ok(())
     }
 
@@ -151,6 +173,7 @@ impl FakeKernel {
             state.fdb.clear();
             state.neighbours.clear();
             state.nexthops.clear();
+            state.leftovers.retain(|left| !matches!(left, Leftover::Flood(_) | Leftover::Filter { .. }));
         }
         self.drop_routes(device);
     }

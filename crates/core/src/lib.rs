@@ -25,6 +25,7 @@ pub mod observed;
 pub mod plan;
 pub mod prefix;
 pub mod problem;
+pub mod raven;
 #[cfg(any(test, feature = "sample"))]
 pub mod sample;
 pub mod sorted;

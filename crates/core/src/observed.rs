@@ -11,6 +11,7 @@ use crate::object::{
     Address, Device, Link, NexthopId, Peer, Route, RouteKey, Rule, Scope, Set, Sysctl, Tunnel,
 };
 use crate::prefix::Prefix;
+use crate::raven::Leftover;
 
 /// A part of the kernel that is asked by itself and may fail to answer by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -80,8 +81,8 @@ pub struct Observed {
     pub sysctls: BTreeMap<(Device, Sysctl), i32>,
     /// Their addresses, IPv6 link-local ones included.
     pub addresses: BTreeMap<Address, Scope>,
-    /// FDB of the overlay: behind which underlay address a hardware address is; that of all zeros stands for whatever has
-    /// no entry (Raven's default destination).
+    /// FDB of the overlay: behind which underlay address a hardware address is. All-zero entries are Raven's
+    /// [`Leftover::Flood`].
     pub fdb: BTreeMap<Mac, IpAddr>,
     /// Permanent neighbours on the overlay.
     pub neighbours: BTreeMap<IpAddr, Mac>,
@@ -97,6 +98,8 @@ pub struct Observed {
     pub nft: NftTable,
     /// Elements of its sets.
     pub elements: BTreeMap<(Set, Prefix), ()>,
+    /// What Raven left, in the order in which it is to be taken away.
+    pub leftovers: BTreeSet<Leftover>,
     /// Who did not answer. Unknown deletes nothing, and writes nothing.
     pub unknown: BTreeSet<Backend>,
 }

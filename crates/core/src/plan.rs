@@ -3,6 +3,10 @@
 //! Puts come before deletes: the table of nftables first, so that both locks stand before the first route; then links,
 //! settings, addresses, neighbours and FDB, nexthops, tunnels, the unreachable twins, routes, rules. Deletes run the other way
 //! round. What did not answer is unknown, and neither written nor deleted.
+//!
+//! A node that ran Raven has a path that packets go by until Corax's stands. Of the rules the one to the remote prefixes
+//! comes first: from then on nobody needs Raven's catch-all route in table 9027, which has to be gone before any rule leads
+//! there. What else Raven left goes once all rules stand.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -10,9 +14,10 @@ use std::time::Duration;
 
 use crate::change::{AllowedUpdate, Change, PeerUpdate, TunnelUpdate, is_twin};
 use crate::desired::{Desired, DesiredTunnel};
-use crate::object::{Device, Link, LinkKind, Peer, Via};
+use crate::object::{Action, Device, Link, LinkKind, Peer, Table, Via};
 use crate::observed::{Backend, NftTable, Observed, ObservedPeer, ObservedTunnel};
 use crate::prefix::Prefix;
+use crate::raven::is_catch_all;
 use crate::sorted::{Difference, merge};
 
 /// After this long without a handshake a peer is not where it was last heard: WireGuard's reject-after-time.
@@ -37,6 +42,9 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Change> {
             wireguard(*device, tunnel, observed.tunnels.get(device), &mut steps);
         }
     }
+    if observed.unknown.is_empty() {
+        steps.leftovers.extend(observed.leftovers.iter().cloned().map(Change::TakeAway));
+    }
     steps.in_order()
 }
 
@@ -52,7 +60,10 @@ struct Steps {
     tunnels: Vec<Change>,
     twins: Vec<Change>,
     routes: Vec<Change>,
+    first_rules: Vec<Change>,
+    catch_alls: Vec<Change>,
     rules: Vec<Change>,
+    leftovers: Vec<Change>,
     less_rules: Vec<Change>,
     less_routes: Vec<Change>,
     less_twins: Vec<Change>,
@@ -76,7 +87,10 @@ impl Steps {
             self.tunnels,
             self.twins,
             self.routes,
+            self.first_rules,
+            self.catch_alls,
             self.rules,
+            self.leftovers,
             self.less_rules,
             self.less_routes,
             self.less_twins,
@@ -254,7 +268,11 @@ fn routes(desired: &Desired, observed: &Observed, reborn: &BTreeSet<Device>, ste
             step.push(Change::PutRoute(*key, *route));
         }
         Difference::Extra(key, there) => {
-            let step = if is_twin(key, there) { &mut steps.less_twins } else { &mut steps.less_routes };
+            let step = match there {
+                _ if is_catch_all(key) => &mut steps.catch_alls,
+                there if is_twin(key, there) => &mut steps.less_twins,
+                _ => &mut steps.less_routes,
+            };
             step.push(Change::DeleteRoute(*key));
         }
     });
@@ -262,7 +280,12 @@ fn routes(desired: &Desired, observed: &Observed, reborn: &BTreeSet<Device>, ste
 
 fn rules(desired: &Desired, observed: &Observed, steps: &mut Steps) {
     merge(desired.rules.iter(), observed.rules.iter(), |difference| match difference {
-        Difference::Missing(rule, ()) => steps.rules.push(Change::PutRule(*rule)),
+        Difference::Missing(rule, ()) => {
+            let first = rule.action == Action::Main && rule.mark.is_some()
+                || rule.action == Action::Lookup(Table::Remote);
+            let step = if first { &mut steps.first_rules } else { &mut steps.rules };
+            step.push(Change::PutRule(*rule));
+        }
         Difference::Both(..) => {}
         Difference::Extra(rule, ()) => steps.less_rules.push(Change::DeleteRule(*rule)),
     });
@@ -346,4 +369,4 @@ fn must_set_endpoint(wanted: SocketAddr, there: &ObservedPeer) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,10 +14,13 @@ const NFNL_MSG_BATCH_BEGIN: u16 = 16;
 const NFNL_MSG_BATCH_END: u16 = 17;
 pub(super) const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
+pub(in crate::kernel) const NFPROTO_IPV4: u8 = 2;
 const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
-pub(super) const NFT_MSG_GETCHAIN: u16 = 4;
-pub(super) const NFT_MSG_GETRULE: u16 = 7;
+pub(in crate::kernel) const NFT_MSG_GETCHAIN: u16 = 4;
+pub(in crate::kernel) const NFT_MSG_DELCHAIN: u16 = 5;
+pub(in crate::kernel) const NFT_MSG_GETRULE: u16 = 7;
+pub(in crate::kernel) const NFT_MSG_DELRULE: u16 = 8;
 pub(super) const NFT_MSG_GETSET: u16 = 10;
 const NFT_MSG_NEWSETELEM: u16 = 12;
 pub(super) const NFT_MSG_GETSETELEM: u16 = 13;
@@ -46,12 +49,12 @@ const NFTA_COUNTER_PACKETS: u16 = 2;
 /// Prefixes a message: two elements each, and a nest of attributes ends at 64 KiB.
 const CHUNK: usize = 400;
 
-pub(super) const fn kind(message: u16) -> u16 {
+pub(in crate::kernel) const fn kind(message: u16) -> u16 {
     NFNL_SUBSYS_NFTABLES << 8 | message
 }
 
 /// A request's header (`nfgenmsg`).
-pub(super) const fn header(family: u8, resource: u16) -> [u8; 4] {
+pub(in crate::kernel) const fn header(family: u8, resource: u16) -> [u8; 4] {
     let [high, low] = resource.to_be_bytes();
     [family, 0, high, low]
 }
@@ -184,14 +187,14 @@ pub(super) fn dump_counters(socket: &mut Socket) -> Result<Vec<(String, u64, u64
 }
 
 /// One transaction.
-pub(super) struct Batch {
+pub(in crate::kernel) struct Batch {
     writer: Writer,
     sequence: u32,
 }
 
 impl Batch {
     /// Fills a transaction, sends it, and waits for its outcome.
-    pub(super) fn send(socket: &mut Socket, fill: impl FnOnce(&mut Self)) -> Result<(), Failure> {
+    pub(in crate::kernel) fn send(socket: &mut Socket, fill: impl FnOnce(&mut Self)) -> Result<(), Failure> {
         let first = socket.next_sequence();
         let mut writer = Writer::default();
         writer.message(NFNL_MSG_BATCH_BEGIN, 0, first, &header(NFPROTO_UNSPEC, NFNL_SUBSYS_NFTABLES), |_| {});
@@ -223,9 +226,12 @@ impl Batch {
     }
 
     pub(super) fn delete_table(&mut self) {
-        self.writer.message(kind(NFT_MSG_DELTABLE), 0, self.sequence, &header(NFPROTO_INET, 0), |writer| {
-            writer.text(NFTA_TABLE, ALIAS);
-        });
+        self.message(NFT_MSG_DELTABLE, NFPROTO_INET, |writer| writer.text(NFTA_TABLE, ALIAS));
+    }
+
+    /// Any other message.
+    pub(in crate::kernel) fn message(&mut self, message: u16, family: u8, fill: impl FnOnce(&mut Writer)) {
+        self.writer.message(kind(message), 0, self.sequence, &header(family, 0), fill);
     }
 
     fn elements(&mut self, message: u16, flags: u16, set: &str, interval: bool, prefixes: &[Prefix]) {

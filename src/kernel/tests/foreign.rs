@@ -4,6 +4,7 @@ use corax_core::change::Change;
 use corax_core::facts::Facts;
 use corax_core::key::PublicKey;
 use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Table, Via};
+use corax_core::raven::Leftover;
 
 use super::support::*;
 use crate::kernel::{FactsQuery, Kernel, Probes};
@@ -179,8 +180,8 @@ fn ravens_leftovers_are_seen_to_be_replaced() {
         let observed = kernel.observed();
         let key = RouteKey { table: Table::Domain, prefix: prefix("0.0.0.0/0"), metric: 0 };
         assert_eq!(observed.routes.get(&key), Some(&Route { via: Via::Other, source: None }));
-        // Raven's default destination, of all zeros, is one of the entries.
-        assert_eq!((observed.fdb.len(), observed.neighbours.len(), observed.addresses.len()), (2, 1, 1));
+        assert_eq!((observed.fdb.len(), observed.neighbours.len(), observed.addresses.len()), (1, 1, 1));
+        assert_eq!(observed.leftovers, [Leftover::Flood(address("192.168.1.1"))].into());
         assert_mirror_is_fresh(&mut kernel, "Raven's objects");
         apply(&mut kernel, &[Change::DeleteRoute(key)]);
         assert_eq!(json("ip -j route show table 9027").len(), 0);

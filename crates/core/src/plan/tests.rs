@@ -11,7 +11,7 @@ use crate::sample::{demo, key, large};
 use crate::topology::{Local, Topology};
 use crate::view::{Settings, View};
 
-fn desire(gateways: &[Gateway], node: &str, mesh: bool) -> Desired {
+pub(crate) fn desire(gateways: &[Gateway], node: &str, mesh: bool) -> Desired {
     let view = View::build(gateways, &Settings::default(), None);
     let (node, facts) = (node.parse().unwrap(), Facts::default());
     let local = Local { mesh, ..Local::new(&node, &facts) };
@@ -212,13 +212,13 @@ fn any_kernel() -> impl Strategy<Value = FakeKernel> {
     )
 }
 
-fn any_desired() -> impl Strategy<Value = Desired> {
+pub(crate) fn any_desired() -> impl Strategy<Value = Desired> {
     (crate::view::tests::small_gateways(), 0u8..6, any::<bool>())
         .prop_map(|(gateways, node, mesh)| desire(&gateways, &format!("n{node}"), mesh))
 }
 
 /// No live route without what it needs, after any number of steps.
-fn sound(kernel: &FakeKernel) -> Result<(), String> {
+pub(crate) fn sound(kernel: &FakeKernel) -> Result<(), String> {
     for (key, route) in &kernel.state.routes {
         let Via::Nexthop(id) = route.via else { continue };
         let Some(gateway) = kernel.state.nexthops.get(&id) else {

@@ -1,4 +1,4 @@
-//! The program `nft`, for what is one process and no more: a whole table, and its listing.
+//! Other people's programs: `nft` for a whole table and its listing, `iptables-legacy` for what only it can reach.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -10,26 +10,28 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::kernel::error::Error;
+use super::error::Error;
 
 /// How long it may take.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Finds it in PATH, or where distributions have it.
-pub(super) fn find() -> Option<PathBuf> {
+/// Finds one in PATH, or where distributions have it.
+pub(super) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let known = ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(known).map(|folder| folder.join("nft")).find(|file| file.is_file())
+    std::env::split_paths(&path).chain(known).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Runs it in the calling thread's network namespace, and gives what it printed. `what` names the call in errors.
+/// Runs one in the calling thread's network namespace, and gives what it printed. `what` names the call in errors.
 pub(super) fn run(
     program: &Path,
     arguments: &[&str],
     input: &str,
     what: &'static str,
 ) -> Result<String, Error> {
-    let failed = |error: std::io::Error| Error::Nft { what, text: error.to_string() };
+    let name = || program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let refused = |text: String| Error::Program { program: name(), what, text };
+    let failed = |error: std::io::Error| refused(error.to_string());
     // In memory, not a pipe: nothing waits for anybody.
     let (stdin, output) = (file(input).map_err(failed)?, file("").map_err(failed)?);
     let copy = output.try_clone().map_err(failed)?;
@@ -52,7 +54,7 @@ pub(super) fn run(
     let status = child.wait().map_err(failed)?;
     ended.map_err(failed)?;
     if !status.success() {
-        return Err(Error::Nft { what, text: String::from_utf8_lossy(&text).trim().replace('\n', " ") });
+        return Err(refused(String::from_utf8_lossy(&text).trim().replace('\n', " ")));
     }
     let mut output = copy;
     let mut printed = String::new();
@@ -62,7 +64,7 @@ pub(super) fn run(
 
 /// A file in memory.
 fn file(content: &str) -> std::io::Result<File> {
-    let mut file = File::from(memfd_create("nft", MFdFlags::MFD_CLOEXEC)?);
+    let mut file = File::from(memfd_create("corax", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content.as_bytes())?;
     file.rewind()?;
     Ok(file)
