@@ -58,6 +58,11 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     facts.problems = probes.problems();
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
+    facts.problems.extend(mirror.hidden_rules.iter().map(|left| {
+        let what =
+            "is Raven's, and stays: the kernel would remove another rule of that priority and table first";
+        Problem::new("a policy rule", what, format!("once that other rule is gone: {left}"))
+    }));
     facts.problems.extend(mirror.foreign_routes.iter().map(|(key, protocol)| {
         let (table, prefix) = (key.table.number(), key.prefix);
         Problem::new(
@@ -142,7 +147,7 @@ fn forwarding() -> impl Iterator<Item = Problem> {
 
 /// A rule of others that is asked before Corax's.
 fn shadow(found: &rule::Found) -> Option<Problem> {
-    let rule::Found::Foreign { family, priority, ours, text } = found else { return None };
+    let rule::Found::Foreign { family, priority, ours, text, .. } = found else { return None };
     let six = if *family == Family::V6 { " -6" } else { "" };
     let object = format!("rule {priority} ({})", text.trim());
     if *ours {

@@ -55,6 +55,8 @@ pub(super) struct Mirror {
     pub(super) foreign_nexthops: BTreeSet<NexthopId>,
     /// Rules of others, and those of ours that are of no form of ours.
     pub(super) foreign_rules: Vec<rule::Found>,
+    /// Rules of Raven's that cannot be removed, as the kernel would take another for them.
+    pub(super) hidden_rules: BTreeSet<Leftover>,
     /// Rules that are there more than once, with the number of those too many.
     pub(super) doubled_rules: BTreeMap<Rule, usize>,
     /// Routes of ours of which there are several with one key.
@@ -336,12 +338,13 @@ impl Mirror {
     /// Takes in a dump of the rules.
     pub(super) fn set_rules(&mut self, found: Vec<rule::Found>) {
         let mut ours: BTreeMap<Rule, usize> = BTreeMap::new();
-        let (mut foreign, mut ravens) = (Vec::new(), BTreeSet::new());
+        let (mut foreign, mut ravens, mut hidden) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         for rule in found {
             match rule {
                 rule::Found::Ours(rule) => *ours.entry(rule).or_default() += 1,
                 rule::Found::Ravens(leftover) => {
-                    ravens.insert(leftover);
+                    let into = if is_hidden(&leftover, &foreign) { &mut hidden } else { &mut ravens };
+                    into.insert(leftover);
                 }
                 other @ rule::Found::Foreign { .. } => foreign.push(other),
             }
@@ -352,7 +355,8 @@ impl Mirror {
             ours.iter().filter(|(_, count)| **count > 1).map(|(rule, count)| (*rule, count - 1)).collect();
         let rules: BTreeMap<Rule, ()> = ours.into_keys().map(|rule| (rule, ())).collect();
         self.changed |= rules != self.observed.rules || doubled != self.doubled_rules;
-        self.facts |= foreign != self.foreign_rules;
+        self.facts |= foreign != self.foreign_rules || hidden != self.hidden_rules;
+        self.hidden_rules = hidden;
         self.observed.rules = rules;
         self.doubled_rules = doubled;
         self.foreign_rules = foreign;
@@ -379,6 +383,22 @@ impl Mirror {
     pub(super) fn foreign_addresses(&self) -> impl Iterator<Item = &Held> {
         self.addresses.keys().filter(|held| self.device(held.index).is_none())
     }
+}
+
+/// Whether the kernel would remove a rule of others, which stands before it, in place of one of Raven's. Protocol zero is
+/// any protocol.
+fn is_hidden(leftover: &Leftover, before: &[rule::Found]) -> bool {
+    let alike = |found: &rule::Found| {
+        let rule::Found::Foreign { taken_for, .. } = found else { return false };
+        match (leftover, taken_for) {
+            (Leftover::MarkRule(ravens), Some(Leftover::MarkRule(other)))
+            | (Leftover::TunnelRule(ravens), Some(Leftover::TunnelRule(other))) => {
+                *ravens == 0 || ravens == other
+            }
+            _ => false,
+        }
+    };
+    before.iter().any(alike)
 }
 
 /// Stands for a nexthop object that is not known: no object has this number.

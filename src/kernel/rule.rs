@@ -36,7 +36,15 @@ pub(super) enum Found {
     /// One that Raven left.
     Ravens(Leftover),
     /// Somebody else's, or with our protocol and of a form that Corax does not make.
-    Foreign { family: Family, priority: u32, ours: bool, text: Box<str> },
+    Foreign {
+        family: Family,
+        priority: u32,
+        ours: bool,
+        text: Box<str>,
+        /// What of Raven's the kernel may take it for when that is to be removed: what a removal does not name may be
+        /// anything.
+        taken_for: Option<Leftover>,
+    },
 }
 
 pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
@@ -91,6 +99,15 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
         Some(rule) if rule == TUNNEL_RULE => return Some(Found::Ravens(Leftover::TunnelRule(protocol))),
         _ => {}
     }
+    let alike = |rule: &Rule| {
+        (family, priority, what) == (rule.family, rule.priority, Some(rule.action))
+            && (rule.mark.is_none() || (mark, mask) == (rule.mark, Some(u32::MAX)))
+    };
+    let taken_for = if alike(&MARK_RULE) {
+        Some(Leftover::MarkRule(protocol))
+    } else {
+        alike(&TUNNEL_RULE).then_some(Leftover::TunnelRule(protocol))
+    };
     let _ = match source {
         Some(source) => write!(text, "{source}"),
         None => text.write_str("all"),
@@ -110,7 +127,7 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
         FR_ACT_UNREACHABLE => text.write_str(" unreachable"),
         other => write!(text, " action {other}"),
     };
-    Some(Found::Foreign { family, priority, ours: protocol == PROTOCOL, text: text.into() })
+    Some(Found::Foreign { family, priority, ours: protocol == PROTOCOL, text: text.into(), taken_for })
 }
 
 /// A request's header (`fib_rule_hdr`).

@@ -3,5 +3,6 @@
 mod classes;
 mod foreign;
 mod random;
+mod raven;
 pub(crate) mod support;
 mod table;
