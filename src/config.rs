@@ -1,9 +1,11 @@
 //! What a node is told on its command line, checked.
 
+mod raven;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use corax_core::key::{PresharedKey, RAVEN_SECRET};
 use corax_core::name::NodeName;
 use corax_core::object::VXLAN_PORT;
@@ -115,10 +117,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "WHO", value_enum, default_value = "spawn")]
     pub tunnel: TunnelStart,
     /// Gateways behind NATs try each other directly where their natTypes allow it; the same on all gateway nodes
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     pub nat_traversal: bool,
     /// Addresses of nodes are reached across domains as well; the same on all nodes
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     pub forward_node_ip: bool,
     /// UDP port of this node's tunnel socket [default: the Gateway's for a node under no NAT, else 4500]
     #[arg(long, value_name = "[ADDR]:PORT", value_parser = parse_port)]
@@ -126,6 +128,9 @@ pub(crate) struct NodeArgs {
     /// The cluster's secret, of which the preshared key is made
     #[arg(long, env = "VPN_CONNECTION_PSK", hide_env_values = true, hide = true, default_value = RAVEN_SECRET)]
     vpn_connection_psk: Secret,
+    /// What a DaemonSet of Raven's brings.
+    #[command(flatten)]
+    _raven: raven::RavenArgs,
 }
 
 impl NodeArgs {

@@ -17,6 +17,8 @@ mod mtu;
 mod netem;
 #[path = "../objects.rs"]
 mod objects;
+#[path = "../raven.rs"]
+mod raven;
 mod restart;
 #[path = "../space.rs"]
 mod space;

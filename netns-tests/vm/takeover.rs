@@ -1,47 +1,28 @@
-//! A node on which Raven's tunnel runs: Corax goes on with it as it is.
+//! A node on which Raven runs: Corax goes on with its tunnel as it is, and takes the rest away once its own stands.
 
-use crate::agent::{CORAX, SECRET, await_ready};
+use crate::agent::{CORAX, await_ready, problems, status};
 use crate::lab::{Lab, Plan};
+use crate::raven;
 use crate::restart::{STEP, control, lost_no_more};
-use crate::space::Space;
-use crate::traffic::Flow;
+use crate::traffic::{Flow, PORT, fetch};
 use crate::{is_kernels, names};
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// What Raven's WireGuard driver leaves on a gateway: the device, with a key that is nowhere else.
-fn ravens_device(space: &Space) -> String {
-    space
-        .sh("ip link add raven-wg0 type wireguard
-         wg set raven-wg0 private-key <(wg genkey) listen-port 4500
-         ip link set raven-wg0 mtu 1420 up
-         wg show raven-wg0 public-key")
-        .trim()
-        .to_owned()
-}
-
-/// Its peer, and the way to that peer's pods. Raven keeps CNIs from masquerading what enters the tunnel.
-fn ravens_peer(space: &Space, key: &str, endpoint: Option<&str>, pods: &str, own: &str) {
-    let endpoint = endpoint.map(|endpoint| format!("endpoint {endpoint}")).unwrap_or_default();
-    space.sh(&format!(
-        "wg set raven-wg0 peer {key} {endpoint} persistent-keepalive 5 allowed-ips {pods} \
-            preshared-key <(printf {SECRET} | sha256sum | xxd -r -p | base64)
-         ip route add {pods} dev raven-wg0 src {own}
-         nft insert rule inet cni postrouting oifname raven-wg0 return"
-    ));
-}
+const DEVICE: &str = "ip link add raven-wg0 type wireguard";
 
 #[test]
 fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
     let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 1)]);
     let (cloud, site) = (lab.node("cloud-1"), lab.node("site-1"));
-    let keys = [ravens_device(&cloud.space), ravens_device(&site.space)];
+    let keys = [raven::device(&cloud.space, DEVICE), raven::device(&site.space, DEVICE)];
     let public = format!("{}:4500", lab.public("cloud"));
-    for node in [cloud, site] {
-        node.space.run(&format!("ip address add {}/32 dev cni0", node.side4()));
+    raven::peer(&site.space, &keys[0], Some(&public), &cloud.pods4());
+    raven::peer(&cloud.space, &keys[1], None, &site.pods4());
+    for name in ["cloud-1", "site-1"] {
+        raven::state(&lab, name, "");
     }
-    ravens_peer(&site.space, &keys[0], Some(&public), &cloud.pods4(), &site.side4().to_string());
-    ravens_peer(&cloud.space, &keys[1], None, &site.pods4(), &cloud.side4().to_string());
     lab.serve();
     let (cloud, site) = (lab.node("cloud-1"), lab.node("site-1"));
     let step = Duration::from_millis(4);
@@ -70,4 +51,63 @@ fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
     }
     assert_eq!(before, (index(&lab, "cloud-1"), index(&lab, "site-1")), "the devices are the same ones");
     lab.everyone_reaches_everyone();
+}
+
+/// Gateways and members of two domains, one without and one with mesh, under Raven.
+#[test]
+fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    let keys = ["cloud-1", "site-1"].map(|name| raven::device(&lab.node(name).space, DEVICE));
+    let public = format!("{}:4500", lab.public("cloud"));
+    raven::peer(&lab.node("site-1").space, &keys[0], Some(&public), &raven::pods(&lab, "cloud"));
+    raven::peer(&lab.node("cloud-1").space, &keys[1], None, &raven::pods(&lab, "site"));
+    for name in names(&lab) {
+        raven::state(&lab, &name, "");
+    }
+    lab.serve();
+    let pairs = [("site-1", "cloud-1"), ("site-2", "cloud-2"), ("cloud-2", "site-2"), ("cloud-2", "site-1")];
+    let flows = pairs.map(|(from, to)| Flow::start(&lab.node(from).pod, lab.node(to).pod4(), STEP)).into();
+    let control = control(&lab, STEP);
+    lab.declare();
+    lab.write();
+    for name in ["site-2", "cloud-1", "cloud-2", "site-1"] {
+        let before = raven::left(&lab.node(name).space);
+        for part in ["RAVEN-MARK-CHAIN", "raven-mark-set", "clsact"] {
+            assert!(before.contains(part), "{name}: {part} is not in {before}");
+        }
+        lab.start_agent(name, &["--vtep-identity", "node-ip"]);
+        let space = &lab.node(name).space;
+        await_ready(space);
+        assert_eq!(raven::left(space), "", "{name}");
+        assert!(!problems(space).contains("Raven"), "{}", status(space));
+        // Packets go by the new path for a while before the next node changes.
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    lost_no_more(flows, control);
+    for name in ["cloud-1", "site-1"] {
+        is_kernels(&lab.node(name).space);
+    }
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn a_domain_with_one_member_of_ravens_forwards() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 3)]);
+    lab.declare();
+    lab.write();
+    raven::state(&lab, "site-2", "");
+    for name in ["cloud-1", "site-1", "site-3"] {
+        lab.start_agent(name, &["--vtep-identity", "node-ip"]);
+        await_ready(&lab.node(name).space);
+    }
+    lab.serve();
+    lab.await_tunnels();
+    for (from, to) in
+        [("site-2", "cloud-1"), ("cloud-1", "site-2"), ("site-3", "cloud-1"), ("cloud-1", "site-3")]
+    {
+        let (from, to) = (lab.node(from), lab.node(to));
+        let seen = fetch(&from.pod, SocketAddr::new(to.pod4(), PORT), 100_000);
+        assert_eq!(seen, Ok(from.pod4()), "{} to {}", from.name, to.name);
+    }
+    assert!(raven::left(&lab.node("site-2").space).contains("clsact"), "it is Raven's still");
 }

@@ -1,0 +1,66 @@
+//! Nodes as Raven leaves them, made by other people's programs, and what may be left of that.
+
+use crate::agent::SECRET;
+use crate::lab::{Lab, Node};
+use crate::space::Space;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/fixtures/raven");
+
+/// What Raven's WireGuard driver leaves on a gateway: the device, with a key that is nowhere else. `make` makes the device.
+pub fn device(space: &Space, make: &str) -> String {
+    space
+        .sh(&format!(
+            "{make}
+             wg set raven-wg0 private-key <(wg genkey) listen-port 4500
+             ip link set raven-wg0 mtu 1420 up
+             wg show raven-wg0 public-key"
+        ))
+        .trim()
+        .to_owned()
+}
+
+/// The peer of a gateway: another gateway, and all pods behind it.
+pub fn peer(space: &Space, key: &str, endpoint: Option<&str>, pods: &str) {
+    let endpoint = endpoint.map(|endpoint| format!("endpoint {endpoint}")).unwrap_or_default();
+    space.sh(&format!(
+        "wg set raven-wg0 peer {key} {endpoint} persistent-keepalive 5 allowed-ips {pods} \
+            preshared-key <(printf {SECRET} | sha256sum | xxd -r -p | base64)"
+    ));
+}
+
+/// IPv4 pods of a domain, a comma between.
+pub fn pods(lab: &Lab, domain: &str) -> String {
+    let nodes = lab.nodes().iter().filter(|node| node.domain == domain);
+    nodes.map(Node::pods4).collect::<Vec<_>>().join(",")
+}
+
+/// Everything else that Raven has on a node. `settings` are those of the script.
+pub fn state(lab: &Lab, name: &str, settings: &str) {
+    let node = lab.node(name);
+    let gateway = lab.node(&format!("{}-1", node.domain));
+    let role = if gateway.name == name { "gateway" } else { "member" };
+    let mut words = format!("{settings} {SCRIPT} {role} {} {}", node.address, gateway.address);
+    for other in lab.nodes() {
+        if other.domain != node.domain {
+            words += &format!(" remote {}", other.pods4());
+        } else if role == "gateway" && other.name != name {
+            words += &format!(" node {} {}", other.address, other.pods4());
+        }
+    }
+    // Where Raven runs, a CNI knows the cluster's pods, and masquerades none that go to others.
+    node.space.sh(&format!("{words}\nnft insert rule inet cni postrouting oifname 'raven*' return"));
+}
+
+/// What is Raven's in a space, a line each.
+pub fn left(space: &Space) -> String {
+    space.sh("
+        for kind in nft legacy; do iptables-$kind-save | grep -i raven; done
+        ipset list -n | grep raven
+        ip -d rule | grep -e 0x40 -e 'lookup 902' | grep -v 'proto 90'
+        for table in 9026 9027 9028 9029; do ip route show table $table | grep -v 'proto 90'; done
+        ip neigh show dev raven0 nud permanent | grep -v 'proto 90'
+        bridge fdb show dev raven0 | grep 00:00:00:00:00:00
+        ip -d link show raven0 | grep -o 'remote [^ ]*'
+        tc qdisc show dev raven0 | grep clsact
+        true")
+}
