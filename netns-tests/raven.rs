@@ -48,13 +48,14 @@ pub fn state(lab: &Lab, name: &str, settings: &str) {
         }
     }
     // Where Raven runs, a CNI knows the cluster's pods, and masquerades none that go to others.
-    node.space.sh(&format!("{words}\nnft insert rule inet cni postrouting oifname 'raven*' return"));
+    node.space.sh(&format!("set -e\n{words}\nnft insert rule inet cni postrouting oifname 'raven*' return"));
 }
 
 /// What is Raven's in a space, a line each.
 pub fn left(space: &Space) -> String {
     space.sh("
-        for kind in nft legacy; do iptables-$kind-save | grep -i raven; done
+        saved=$(iptables-save && iptables-legacy-save) || exit 1
+        grep -i raven <<<$saved
         ipset list -n | grep raven
         ip -d rule | grep -e 0x40 -e 'lookup 902' | grep -v 'proto 90'
         for table in 9026 9027 9028 9029; do ip route show table $table | grep -v 'proto 90'; done

@@ -452,7 +452,9 @@ impl Kernel {
                 self.mirror.stale.sysctls = true;
                 return result.map_err(|failure| ApplyError::of(change, &failure));
             }
-            Change::ReplaceTable(ruleset, elements) => self.nft.replace(ruleset, elements),
+            Change::ReplaceTable(ruleset, elements) => {
+                self.nft.replace(ruleset, elements, !observed.links.is_empty())
+            }
             Change::ChangeElements { delete, add } => self.nft.change(observed, delete, add),
             Change::DeleteTable => self.nft.delete(observed),
             Change::TakeAway(leftover) => return self.leftovers.take_away(change, leftover),

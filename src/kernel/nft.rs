@@ -329,25 +329,44 @@ impl Nft {
 
     /// Makes the table anew. Where there is one it holds when this returns; else that has to be [waited](Self::stand) for. It is
     /// filled with the members of a large one, and known as ours, after [`finish`](Self::finish). Meanwhile other things may be
-    /// done.
-    pub(super) fn replace(&mut self, ruleset: &Ruleset, elements: &[(Set, Prefix)]) -> Result<(), Refused> {
+    /// done. `in_use`: there are devices of ours, or Raven's, that packets go by already.
+    pub(super) fn replace(
+        &mut self,
+        ruleset: &Ruleset,
+        elements: &[(Set, Prefix)],
+        in_use: bool,
+    ) -> Result<(), Refused> {
         // nft takes its time over ten thousand elements. Where there was no table, nobody depends yet on who may send to the
         // VXLAN port, and that set is filled after it.
         let absent = self.table == NftTable::Absent;
         let fill = absent && elements.len() >= MANY;
         let (later, with): (Vec<_>, Vec<_>) =
             elements.iter().partition(|(set, _)| fill && set.role == SetRole::Members);
-        let mut text = String::new();
-        ruleset.write(&mut text, &with).expect("writing to a string cannot fail");
+        // A kernel applies new rules a moment before it finds the elements of new sets, and packets that are on their way
+        // would be dropped as strangers': where there are devices and no table, the sets come first.
+        let texts = if absent && in_use {
+            let (mut sets, mut chains) = (String::new(), String::new());
+            ruleset
+                .write_sets(&mut sets, &with)
+                .and_then(|()| ruleset.write_chains(&mut chains))
+                .map(|()| vec![sets, chains])
+        } else {
+            let mut text = String::new();
+            ruleset.write(&mut text, &with).map(|()| vec![text])
+        };
+        let texts = texts.expect("writing to a string cannot fail");
         self.stale = true;
         // The kernel makes an event of each element.
         self.events.leave(&[NFNLGRP_NFTABLES])?;
         let generation = wire::generation(&mut self.requests)?;
-        let generation = generation.wrapping_add(1 + u32::from(!later.is_empty()));
+        let steps = u32::try_from(texts.len()).unwrap_or(u32::MAX) + u32::from(!later.is_empty());
+        let generation = generation.wrapping_add(steps);
         let program = self.program.clone();
         let (told, stands) = mpsc::sync_channel(1);
         let worker = std::thread::spawn(move || {
-            let made = program::run(&program, &["-f", "-"], &text, "-f -").map(drop);
+            let mut texts = texts.iter();
+            let made =
+                texts.try_for_each(|text| program::run(&program, &["-f", "-"], text, "-f -").map(drop));
             let failed = made.is_err();
             let _ = told.send(made);
             if failed {

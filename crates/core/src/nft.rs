@@ -57,6 +57,26 @@ impl Ruleset {
     pub fn write(&self, out: &mut dyn fmt::Write, elements: &[(Set, Prefix)]) -> fmt::Result {
         writeln!(out, "add table inet {ALIAS}")?;
         writeln!(out, "delete table inet {ALIAS}")?;
+        self.write_table(out, elements, &self.chains())
+    }
+
+    /// Writes the transaction that makes a table without rules, where there is none: its sets, with elements.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_sets(&self, out: &mut dyn fmt::Write, elements: &[(Set, Prefix)]) -> fmt::Result {
+        self.write_table(out, elements, "")
+    }
+
+    /// Writes the transaction that adds the rules to that.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_chains(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        write!(out, "table inet {ALIAS} {{\n{}}}", self.chains())
+    }
+
+    fn write_table(&self, out: &mut dyn fmt::Write, elements: &[(Set, Prefix)], chains: &str) -> fmt::Result {
         writeln!(out, "table inet {ALIAS} {{")?;
         for (counter, _) in DROP_COUNTERS {
             writeln!(out, "\tcounter {counter} {{ }}")?;
@@ -65,7 +85,7 @@ impl Ruleset {
         for set in Set::all() {
             write_set(out, set, elements)?;
         }
-        out.write_str(&self.chains())?;
+        out.write_str(chains)?;
         out.write_str("}")
     }
 
