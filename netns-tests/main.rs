@@ -1,7 +1,7 @@
 //! Tests of the whole system in network namespaces: real kernel objects, real agents, and other people's programs as
 //! oracle (`ip`, `bridge`, `nft`, `wg`, `ping`, `tcpdump`, `iperf3`, `conntrack`).
 //!
-//! They need root, and Debian's iproute2, nftables, iptables, wireguard-tools, wireguard-go, iputils-ping, iperf3,
+//! They need root, and Debian's iproute2, nftables, iptables, ipset, wireguard-tools, wireguard-go, iputils-ping, iperf3,
 //! tcpdump, conntrack and socat. What is missing makes the test that wants it fail, and say so.
 #![allow(unreachable_pub)] // a test has no outside
 

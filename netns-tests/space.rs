@@ -15,12 +15,13 @@ use serde_json::Value;
 use crate::await_::eventually;
 
 /// Which Debian package a program is in.
-const PACKAGES: [(&str, &str); 13] = [
+const PACKAGES: [(&str, &str); 14] = [
     ("bridge", "iproute2"),
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
     ("ip6tables-restore", "iptables"),
     ("iperf3", "iperf3"),
+    ("ipset", "ipset"),
     ("iptables-restore", "iptables"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
