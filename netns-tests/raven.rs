@@ -62,6 +62,6 @@ pub fn left(space: &Space) -> String {
         ip neigh show dev raven0 nud permanent | grep -v 'proto 90'
         bridge fdb show dev raven0 | grep 00:00:00:00:00:00
         ip -d link show raven0 | grep -o 'remote [^ ]*'
-        tc qdisc show dev raven0 | grep clsact
+        tc filter show dev raven0 egress | grep matchall
         true")
 }

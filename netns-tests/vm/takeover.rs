@@ -72,7 +72,7 @@ fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
     lab.write();
     for name in ["site-2", "cloud-1", "cloud-2", "site-1"] {
         let before = raven::left(&lab.node(name).space);
-        for part in ["RAVEN-MARK-CHAIN", "raven-mark-set", "clsact"] {
+        for part in ["RAVEN-MARK-CHAIN", "raven-mark-set", "matchall"] {
             assert!(before.contains(part), "{name}: {part} is not in {before}");
         }
         lab.start_agent(name, &["--vtep-identity", "node-ip"]);
@@ -109,5 +109,5 @@ fn a_domain_with_one_member_of_ravens_forwards() {
         let seen = fetch(&from.pod, SocketAddr::new(to.pod4(), PORT), 100_000);
         assert_eq!(seen, Ok(from.pod4()), "{} to {}", from.name, to.name);
     }
-    assert!(raven::left(&lab.node("site-2").space).contains("clsact"), "it is Raven's still");
+    assert!(raven::left(&lab.node("site-2").space).contains("matchall"), "it is Raven's still");
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::address;
 use super::error::Failure;
-use super::leftovers::{self, RTM_DELQDISC, RTM_DELTFILTER};
+use super::leftovers::{self, RTM_DELTFILTER};
 use super::link;
 use super::mirror::Mirror;
 use super::neighbour;
@@ -255,7 +255,7 @@ impl Batch {
             Leftover::MarkRule(protocol) => delete_rule(&MARK_RULE, *protocol),
             Leftover::TunnelRule(protocol) => delete_rule(&TUNNEL_RULE, *protocol),
             Leftover::Flood(to) => self.delete_flood(socket, mirror, number, *to),
-            Leftover::Filter { alone } => self.delete_filter(socket, mirror, number, *alone),
+            Leftover::Filter => self.delete_filter(socket, mirror, number),
             Leftover::Jump(_) | Leftover::Chain(..) | Leftover::Set(_) => {
                 unreachable!("no message of rtnetlink")
             }
@@ -277,15 +277,10 @@ impl Batch {
         }
     }
 
-    fn delete_filter(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize, alone: bool) {
+    fn delete_filter(&mut self, socket: &mut Socket, mirror: &Mirror, number: usize) {
         let Some(index) = mirror.overlay() else { return };
-        if alone {
-            let header = leftovers::qdisc_header(index);
-            self.push(socket, number, Verb::delete(RTM_DELQDISC), &header, leftovers::put_qdisc);
-        } else {
-            let header = leftovers::filter_header(index);
-            self.push(socket, number, Verb::delete(RTM_DELTFILTER), &header, leftovers::put_filter);
-        }
+        let header = leftovers::filter_header(index);
+        self.push(socket, number, Verb::delete(RTM_DELTFILTER), &header, leftovers::put_filter);
     }
 
     /// Makes a rule even though an equal one of another protocol is there.

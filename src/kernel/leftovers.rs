@@ -16,9 +16,7 @@ use self::legacy::Legacy;
 use super::error::{ApplyError, Error, Failure};
 use super::socket::Socket;
 
-pub(super) use self::filter::{
-    RTM_DELQDISC, RTM_DELTFILTER, filter_header, put_filter, put_qdisc, qdisc_header,
-};
+pub(super) use self::filter::{RTM_DELTFILTER, filter_header, put_filter};
 
 const NETLINK_NETFILTER: u16 = 12;
 
@@ -36,7 +34,7 @@ pub(super) struct Leftovers {
 
 /// Whether it is of the kind that is read here.
 pub(super) fn is_read_here(leftover: &Leftover) -> bool {
-    matches!(leftover, Leftover::Jump(_) | Leftover::Chain(..) | Leftover::Filter { .. } | Leftover::Set(_))
+    matches!(leftover, Leftover::Jump(_) | Leftover::Chain(..) | Leftover::Filter | Leftover::Set(_))
 }
 
 impl Leftovers {
@@ -100,10 +98,7 @@ impl Leftovers {
             Leftover::Chain(Tables::Legacy, chain) => by_program(self.legacy.delete(*chain)),
             Leftover::Set(set) => sets::destroy(&mut self.netfilter, *set)
                 .map_err(|failure| ApplyError::new(change, sets::meaning(&failure))),
-            Leftover::MarkRule(_)
-            | Leftover::TunnelRule(_)
-            | Leftover::Flood(_)
-            | Leftover::Filter { .. } => Ok(()),
+            Leftover::MarkRule(_) | Leftover::TunnelRule(_) | Leftover::Flood(_) | Leftover::Filter => Ok(()),
         };
         if let Err(error) = &result {
             self.stuck.insert(leftover.clone(), error.clone());
@@ -138,6 +133,6 @@ fn object(leftover: &Leftover) -> String {
         Leftover::Set(set) => format!("ipset {}", set.name()),
         Leftover::MarkRule(_) | Leftover::TunnelRule(_) => "a rule".to_owned(),
         Leftover::Flood(_) => "an entry of the FDB".to_owned(),
-        Leftover::Filter { .. } => "a filter of raven0".to_owned(),
+        Leftover::Filter => "a filter of raven0".to_owned(),
     }
 }

@@ -173,7 +173,7 @@ impl FakeKernel {
             state.fdb.clear();
             state.neighbours.clear();
             state.nexthops.clear();
-            state.leftovers.retain(|left| !matches!(left, Leftover::Flood(_) | Leftover::Filter { .. }));
+            state.leftovers.retain(|left| !matches!(left, Leftover::Flood(_) | Leftover::Filter));
         }
         self.drop_routes(device);
     }

@@ -43,11 +43,9 @@ pub enum Leftover {
     Jump(Jump),
     /// One of its chains, with what is in it.
     Chain(Tables, Chain),
-    /// The filter that clears the mark of what leaves by the overlay. The qdisc goes along where nothing else uses it.
-    Filter {
-        /// Nothing else uses the qdisc.
-        alone: bool,
-    },
+    /// The filter that clears the mark of what leaves by the overlay. The qdisc that holds it stays, empty, until the
+    /// overlay goes: to remove it the kernel would stop the device for a moment, and drop packets.
+    Filter,
     /// One of its ipsets.
     Set(Set),
 }
@@ -143,7 +141,7 @@ impl Leftover {
     #[must_use]
     pub const fn backend(&self) -> Backend {
         match self {
-            Self::MarkRule(_) | Self::TunnelRule(_) | Self::Flood(_) | Self::Filter { .. } => Backend::Routes,
+            Self::MarkRule(_) | Self::TunnelRule(_) | Self::Flood(_) | Self::Filter => Backend::Routes,
             Self::Jump(_) | Self::Chain(..) | Self::Set(_) => Backend::Nft,
         }
     }
@@ -156,7 +154,7 @@ impl Leftover {
             Self::Flood(_) => "fdb",
             Self::Jump(_) => "iptables_rule",
             Self::Chain(..) => "iptables_chain",
-            Self::Filter { .. } => "filter",
+            Self::Filter => "filter",
             Self::Set(_) => "ipset",
         }
     }
@@ -186,8 +184,7 @@ impl fmt::Display for Leftover {
                     ),
                 }
             }
-            Self::Filter { alone: true } => write!(out, "tc qdisc del dev {overlay} clsact"),
-            Self::Filter { alone: false } => write!(
+            Self::Filter => write!(
                 out,
                 "tc filter del dev {overlay} egress protocol ip pref {FILTER_PREFERENCE} matchall"
             ),

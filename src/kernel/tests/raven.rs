@@ -133,7 +133,7 @@ fn a_rule_that_the_kernel_would_remove_in_place_of_ravens_keeps_that_one_and_is_
         take_away(&mut kernel);
         let rules = sh("ip rule show priority 101");
         assert_eq!(
-            rules.trim().split_whitespace().collect::<Vec<_>>().join(" "),
+            rules.split_whitespace().collect::<Vec<_>>().join(" "),
             "101: from all iif lo lookup 9028"
         );
     });

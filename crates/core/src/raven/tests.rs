@@ -28,7 +28,7 @@ fn leftovers(tables: Tables) -> impl Iterator<Item = Leftover> {
     });
     let chains = Chain::ALL.map(|chain| Leftover::Chain(tables, chain));
     let flood = Leftover::Flood(IpAddr::from([192, 168, 1, 1]));
-    [Leftover::MarkRule(0), flood, Leftover::Filter { alone: true }]
+    [Leftover::MarkRule(0), flood, Leftover::Filter]
         .into_iter()
         .chain(Set::ALL.map(Leftover::Set))
         .chain(chains)
@@ -242,8 +242,7 @@ fn each_is_taken_away_by_the_line_that_does_it() {
         jump(Tables::Legacy, "-j RAVEN-MARK-CHAIN"),
         Leftover::Chain(Tables::Nft, Chain::Postrouting),
         Leftover::Chain(Tables::Legacy, Chain::Mark),
-        Leftover::Filter { alone: false },
-        Leftover::Filter { alone: true },
+        Leftover::Filter,
         Leftover::Set(Set::Mark),
     ];
     assert!(lines.is_sorted(), "this is the order in which they go");
@@ -260,7 +259,6 @@ nft delete chain ip nat RAVEN-POSTROUTING
 iptables-legacy -t mangle -F RAVEN-MARK-CHAIN
 iptables-legacy -t mangle -X RAVEN-MARK-CHAIN
 tc filter del dev raven0 egress protocol ip pref 20000 matchall
-tc qdisc del dev raven0 clsact
 ipset destroy raven-mark-set"
     );
 }
