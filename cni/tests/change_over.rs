@@ -123,6 +123,32 @@ fn a_host_local_that_is_still_asked_gives_no_address_of_ours() {
 }
 
 #[test]
+fn nothing_of_ours_stays_in_host_locals_directory() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    assert!(node.commands(&INSTALL).ok);
+    // No pod has an address yet, and a runtime has read the old configuration.
+    node.write("/run/conf/old", &original());
+    let ours = start(&node, "a1", "a");
+    node.netns("b1");
+    let late = node.libcni("add", &["/run/conf/old", "b1", "/run/netns/b1", "eth0"]);
+    assert_ne!(late.ips(), [ours], "{late:?}");
+    let files = || node.sh("cd /var/lib/cni/networks/pods; grep -l corax-cni -r . | sort | xargs");
+    assert_ne!(files(), "");
+    // A disk that is full, or a writer killed: a file that says nothing is in nobody's way for long.
+    node.sh("cd /var/lib/cni/networks/pods; touch -d '1 minute ago' 10.1.0.4 10.1.0.5 10.1.0.6");
+    stop(&node, "a1", "a");
+    assert_eq!(files(), "", "gone with its container");
+    for n in 0..5 {
+        start(&node, &format!("n{n}"), &format!("n{n}"));
+    }
+    node.reboot();
+    assert_ne!(files(), "", "a boot leaves them");
+    assert!(node.commands(&UNINSTALL).ok);
+    assert_eq!(files(), "", "the network is host-local's again");
+}
+
+#[test]
 fn uninstall_looks_where_the_configuration_keeps_its_things() {
     let node = Node::new();
     node.write(CONF, &original());

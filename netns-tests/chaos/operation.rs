@@ -159,7 +159,7 @@ impl Operation {
             Keyed(domain) => world.asked.get_mut(domain).expect("asked").keyed ^= true,
             Port(domain) => {
                 let gateway = world.asked.get_mut(domain).expect("asked");
-                gateway.port = if gateway.port > 4600 { gateway.port - 100 } else { gateway.port + 100 };
+                gateway.port = if gateway.port == 4500 { 4600 } else { 4500 };
             }
             Mesh(domain) => {
                 let on = !world.mesh.remove(domain) && world.mesh.insert(domain.clone());

@@ -29,7 +29,7 @@ pub struct Gateway {
     pub active: Option<String>,
     /// Whether the endpoint has its key.
     pub keyed: bool,
-    /// Port by which the internet knows the endpoint.
+    /// What the port by which the internet knows the endpoint is beyond the number of its node.
     pub port: u16,
     pub nat: bool,
 }
@@ -108,7 +108,7 @@ impl World {
         for site in sites {
             let members = site.nodes.iter().map(|name| (name.clone(), member(lab.node(name)))).collect();
             let active = site.nodes.first().cloned();
-            let gateway = Gateway { members, active, keyed: true, port: 4501, nat: site.nat };
+            let gateway = Gateway { members, active, keyed: true, port: 4500, nat: site.nat };
             world.asked.insert(site.name.to_owned(), gateway);
             world.files.insert(site.name.to_owned(), File::Good);
             if site.overlay {
@@ -221,7 +221,8 @@ impl World {
                     endpoint["natType"] = "Symmetric NAT".into();
                 } else {
                     endpoint["publicIP"] = self.public(name).into();
-                    endpoint["publicPort"] = gateway.port.into();
+                    let number = node.bytes().last().expect("a name") - b'0';
+                    endpoint["publicPort"] = (gateway.port + u16::from(number)).into();
                 }
                 if let (true, Some(key)) = (gateway.keyed, self.keys.get(node)) {
                     endpoint["config"] = json!({ "publicKey": key });

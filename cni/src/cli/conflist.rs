@@ -39,7 +39,7 @@ pub enum ConflistError {
     )]
     Version(String),
     #[error(
-        "corax-cni is its IPAM, and pods have addresses from it: `corax cni uninstall` first, then install with --mode chain"
+        "corax-cni is its IPAM, and pods may have addresses from it: `corax cni uninstall` first, then install with --mode chain"
     )]
     IsIpam,
     #[error("it is a single plugin, which has no chain: make it a conflist, or use --mode ipam")]

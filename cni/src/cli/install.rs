@@ -112,6 +112,9 @@ impl Installation {
         if edited.ipam {
             let data = edited.data_dir.as_ref().map_or(self.others.host_local_dir.as_path(), Path::new);
             let before = HostLocal::new(data, &edited.network, &self.places.cache_dir);
+            // What we give from now on is reserved there too.
+            fs::create_dir_all(before.directory())
+                .with_context(|| before.directory().display().to_string())?;
             report.imported = import::host_local(&mut transaction, &edited.network, &before)?;
         }
         let memory = Saved { original: text, written: edited.text.clone() };
@@ -322,11 +325,11 @@ pub(super) fn write_back(
     data: &Path,
 ) -> anyhow::Result<usize> {
     let live: Vec<_> = transaction.live(network).into_iter().filter(|hold| !hold.seen).collect();
-    if live.is_empty() {
-        return Ok(0);
-    }
     let all = live.iter().flat_map(|hold| hold.addresses.iter().map(|&address| (address, &hold.attachment)));
     let directory = HostLocal::new(data, network, Path::new(runtime::CACHE));
+    if live.is_empty() && !directory.directory().is_dir() {
+        return Ok(0);
+    }
     let written = directory.write(all, crate::config::LOCK_TIMEOUT);
     written
         .with_context(|| format!("live holds cannot be written back to {}", directory.directory().display()))

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use corax_pins::hostlocal::HostLocal;
 use corax_pins::import::{self, Imported, Outcome};
-use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, Store, store};
+use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, store};
 
 use super::{Others, Output, Places, addresses, ago, table};
 use crate::plugin;
@@ -96,8 +96,12 @@ impl PinsCommand {
 }
 
 /// An empty list has to mean that there are no pins.
-fn read(store: &Store) -> anyhow::Result<Snapshot> {
-    Snapshot::try_read(store).context("the pins cannot be read")
+fn read(places: &Places) -> anyhow::Result<Snapshot> {
+    // Another directory that is not there is a mistake; the usual one is made by the first pod.
+    if places.state_dir == std::path::Path::new(store::STATE) && !places.state_dir.exists() {
+        return Ok(Snapshot::default());
+    }
+    Snapshot::try_read(&places.store()).context("the pins cannot be read")
 }
 
 fn list(
@@ -106,9 +110,7 @@ fn list(
     output: Output,
     places: &Places,
 ) -> anyhow::Result<()> {
-    // Another directory that is not there is a mistake; the usual one is made by the first pod.
-    let none_yet = places.state_dir == std::path::Path::new(store::STATE) && !places.state_dir.exists();
-    let mut snapshot = if none_yet { Snapshot::default() } else { read(&places.store())? };
+    let mut snapshot = read(places)?;
     snapshot.pins.retain(|pin| network.as_ref().is_none_or(|n| *n == pin.network));
     snapshot.pins.retain(|pin| namespace.as_ref().is_none_or(|n| n == pin.namespace.as_str()));
     if snapshot.damaged > 0 {
@@ -153,7 +155,7 @@ fn release(
     let network = match network {
         Some(network) => network,
         None => {
-            let pins = read(&store)?.pins.into_iter();
+            let pins = read(places)?.pins.into_iter();
             let mut networks: Vec<_> =
                 pins.filter(|pin| pin.id().pod == pod).map(|pin| pin.network).collect();
             networks.dedup();
@@ -173,7 +175,7 @@ fn release(
 
 fn export(host_local: Option<PathBuf>, places: &Places) -> anyhow::Result<()> {
     let store = places.store();
-    let snapshot = read(&store)?;
+    let snapshot = read(places)?;
     let Some(directory) = host_local else {
         println!("{}", serde_json::to_string_pretty(&snapshot.pins)?);
         return Ok(());

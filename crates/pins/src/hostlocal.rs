@@ -17,6 +17,9 @@ use crate::names::{Attachment, Network};
 /// Where host-local keeps its networks unless `dataDir` says otherwise.
 pub const DATA: &str = "/var/lib/cni/networks";
 
+/// A file that names nobody for longer than this is nobody's.
+const WRITING: Duration = Duration::from_secs(10);
+
 /// The third line of a file that we wrote.
 const OURS: &str = "corax-cni";
 
@@ -65,11 +68,17 @@ impl HostLocal {
         all
     }
 
-    /// The reservation of an address, ours included.
+    /// The reservation of an address, ours included. A file that names nobody is about to be written; or nobody's, where its
+    /// writer had no room, or was killed.
     fn at(&self, address: IpAddr) -> Option<Reservation> {
-        let text = fs::read_to_string(self.path(address)).ok()?;
+        let path = self.path(address);
+        let text = fs::read_to_string(&path).ok()?;
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let container = lines.next().unwrap_or_default().to_owned();
+        let age = || fs::metadata(&path).ok()?.modified().ok()?.elapsed().ok();
+        if container.is_empty() && age().is_some_and(|age| age > WRITING) {
+            return None;
+        }
         let interface = lines.next().map(str::to_owned);
         Some(Reservation { address, container, interface, ours: lines.next() == Some(OURS) })
     }
@@ -112,10 +121,18 @@ impl HostLocal {
         Ok(())
     }
 
-    /// Writes the file of an address, where there is none.
+    /// Writes the file of an address, whole or not at all, where there is none.
     fn put(&self, address: IpAddr, own: &Attachment, ours: bool) -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(address))?;
+        let beside = self.directory.join(".corax-new");
+        let put =
+            Self::write_beside(&beside, own, ours).and_then(|()| fs::hard_link(&beside, self.path(address)));
+        let _ = fs::remove_file(&beside);
+        put
+    }
+
+    fn write_beside(beside: &Path, own: &Attachment, ours: bool) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(beside)?;
         let mut text = format!("{}\r\n{}", own.container, own.interface);
         if ours {
             text = format!("{text}\r\n{OURS}");

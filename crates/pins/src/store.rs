@@ -187,7 +187,7 @@ impl Transaction<'_> {
     /// [`Error::NotHeld`] when the holds cannot be written. A release that cannot be logged is no error.
     pub fn del(&mut self, own: &Attachment, part: Part, before: Option<&HostLocal>) -> Result<(), Error> {
         if let Some(before) = before {
-            before.remove(own, self.holds.all.get(own).map(|hold| &*hold.addresses));
+            before.remove(own, None);
         }
         self.run_by_excerpt(&own.network, None, None, |world| Ok(((), decide::del(world, own, part)?)))
     }
@@ -225,7 +225,7 @@ impl Transaction<'_> {
                 before.forget(stale.address);
             }
         }
-        self.run_by_excerpt(network, None, None, |world| {
+        self.run_by_excerpt(network, None, before, |world| {
             let plan = decide::gc(world, valid, part)?;
             Ok((plan.holds.len(), plan))
         })

@@ -601,6 +601,21 @@ fn what_is_given_while_host_local_is_still_asked_is_reserved_there_too() {
     assert_eq!(before.reservations().len(), 1, "ours is none that would count against us");
     node.with(|t| t.del(&attachment("a1"), Part::Given, Some(&before))).unwrap();
     assert!(file("10.0.0.3").is_err());
+    let add_at = |node: &mut Node, address: &str| {
+        let path = node.netns("a1");
+        let mut request = request("a", "a1", &path);
+        request.requested = vec![address.parse().unwrap()];
+        node.with(|t| t.add(&r, &request, Some(&before))).unwrap();
+    };
+    add_at(&mut node, "10.0.0.4");
+    add_at(&mut node, "10.0.0.5");
+    assert!(file("10.0.0.4").is_err() && file("10.0.0.5").is_ok(), "of what it holds now");
+    let gone = node.with(|t| t.gc(&"pods".parse().unwrap(), &BTreeSet::new(), Part::Given, Some(&before)));
+    assert_eq!(gone.unwrap(), 1);
+    assert!(file("10.0.0.5").is_err());
+    std::fs::write(before.directory().join("10.0.0.2"), "old\r\neth0").unwrap();
+    add_at(&mut node, "10.0.0.3");
+    node.with(|t| t.del(&attachment("a1"), Part::Given, Some(&before))).unwrap();
     // What a boot left behind is in nobody's way, and goes when the network is handed over.
     add(&mut node, "a", "a2");
     node.reboot();

@@ -73,7 +73,9 @@ impl Transaction<'_> {
             }
         }
         let (holds, cache) = (self.held.path.display(), known.cache.display());
-        if lost {
+        if lost && back == 0 {
+            self.notes.push(format!("{holds} is missing; no container lives according to {cache}"));
+        } else if lost {
             self.notes.push(format!(
                 "{holds} is missing while containers run: {back} that live according to {cache} hold their addresses again"
             ));

@@ -133,6 +133,11 @@ impl Transaction<'_> {
                         before.remove(dead, self.holds.all.get(dead).map(|hold| &*hold.addresses));
                     }
                     Change::Hold(Hold { attachment, addresses, .. }) => {
+                        if let Some(old) =
+                            self.holds.all.get(attachment).filter(|old| old.addresses != *addresses)
+                        {
+                            before.remove(attachment, Some(&old.addresses));
+                        }
                         let files = Files::new(Some(before), &attachment.network);
                         before.reserve(attachment, addresses, |r| files.is_dead(r))?;
                     }
