@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Domain, GatewayNode, Member, Settings, Subnets, View};
-use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, NodeInfo, PUBLIC_KEY, TUNNEL};
+use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, GatewayStatus, NodeInfo, PUBLIC_KEY, TUNNEL};
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -73,14 +73,18 @@ fn parse<'a>(
     before: Option<&Domain>,
     problems: &mut Vec<Problem>,
 ) -> Parsed<'a> {
-    let status = gateway.status.as_ref();
+    // An endpoint is one of the nodes: without any, the file is half written, or cut, where it still was a manifest.
+    let whole = |status: &&GatewayStatus| !status.nodes.is_empty() || status.active_endpoints.is_empty();
+    let status = gateway.status.as_ref().filter(whole);
     let object = format!("Gateway {name}");
     let created = &gateway.metadata.creation_timestamp;
     if status.is_none() {
-        let what =
-            if before.is_some() { "has no status; its members stay" } else { "has no status, so no members" };
+        let lacks =
+            if gateway.status.is_some() { "has active endpoints and no nodes" } else { "has no status" };
+        let had = before.is_some_and(|domain| !domain.members.is_empty());
+        let so = if had { "; its members stay" } else { ", so no members" };
         let remedy = "wait for the controller, or write status.nodes and status.activeEndpoints";
-        problems.push(Problem::new(&object, what, remedy));
+        problems.push(Problem::new(&object, format!("{lacks}{so}"), remedy));
         if let Some(Domain { members, gateways, extra }) = before.cloned() {
             let members = members.iter().map(Candidate::from).collect();
             return Parsed { name, created, members, gateways, extra };

@@ -40,6 +40,23 @@ fn one_malformed_or_empty_cidr_costs_that_entry_only() {
 }
 
 #[test]
+fn a_status_with_an_endpoint_and_no_nodes_is_half_of_one_and_its_members_stay() {
+    let before = build(&demo());
+    let mut cut = demo();
+    for gateway in &mut cut {
+        gateway.status.as_mut().unwrap().nodes.clear();
+    }
+    let view = View::build(&cut, &Settings::default(), Some(&before));
+    assert_eq!(view.domains, before.domains);
+    assert!(told(&view, "Gateway cloud: has active endpoints and no nodes; its members stay"));
+    // A domain that lost its last node has neither.
+    cut[0].status.as_mut().unwrap().active_endpoints.clear();
+    let name: DomainName = cut[0].metadata.name.parse().unwrap();
+    let view = View::build(&cut, &Settings::default(), Some(&before));
+    assert!(view.domains.get(&name).is_none_or(|domain| domain.members.is_empty()));
+}
+
+#[test]
 fn an_overlapping_domain_is_refused_and_the_others_go_on() {
     let before = build(&demo());
     let mut gateways = demo();
