@@ -15,7 +15,9 @@ pub(super) const RTM_GETRULE: u16 = 34;
 
 const RT_TABLE_MAIN: u32 = 254;
 const FR_ACT_TO_TBL: u8 = 1;
+const FR_ACT_BLACKHOLE: u8 = 6;
 const FR_ACT_UNREACHABLE: u8 = 7;
+const FR_ACT_PROHIBIT: u8 = 8;
 const FIB_RULE_INVERT: u32 = 2;
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
@@ -123,8 +125,11 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
     }
     text.push_str(&selectors);
     let _ = match action {
+        FR_ACT_TO_TBL if table == RT_TABLE_MAIN => text.write_str(" lookup main"),
         FR_ACT_TO_TBL => write!(text, " lookup {table}"),
+        FR_ACT_BLACKHOLE => text.write_str(" blackhole"),
         FR_ACT_UNREACHABLE => text.write_str(" unreachable"),
+        FR_ACT_PROHIBIT => text.write_str(" prohibit"),
         other => write!(text, " action {other}"),
     };
     Some(Found::Foreign { family, priority, ours: protocol == PROTOCOL, text: text.into(), taken_for })

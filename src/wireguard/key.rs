@@ -106,23 +106,23 @@ pub(crate) enum Error {
         origin: Origin,
     },
     /// The file cannot be read.
-    #[error("cannot read {}: {source}; make it readable for the agent", file.display())]
+    #[error("cannot read {}: {cause}; make it readable for the agent", file.display())]
     Unreadable {
         /// The key file.
         file: PathBuf,
         /// The reason.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file cannot be written.
     #[error(
-        "cannot keep the WireGuard key in {}: {source}; it lasts until the tunnel ends, make the directory writable and restart",
+        "cannot keep the WireGuard key in {}: {cause}; it lasts until the tunnel ends, make the directory writable and restart",
         file.display()
     )]
     NotKept {
         /// The key file.
         file: PathBuf,
         /// The reason.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -141,7 +141,7 @@ fn describe(origin: Origin) -> &'static str {
 /// When the file cannot be read or holds no key.
 pub(crate) fn load(directory: &Path) -> Result<Option<PrivateKey>, Error> {
     let file = directory.join(FILE);
-    let unreadable = |source| Error::Unreadable { file: file.clone(), source };
+    let unreadable = |cause| Error::Unreadable { file: file.clone(), cause };
     let mut opened = match File::open(&file) {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -167,9 +167,9 @@ pub(crate) fn load_or_create(directory: &Path, running: impl FnOnce() -> Option<
         Ok(None) => None,
         Err(Error::Damaged(file)) => match set_aside(&file) {
             Ok(aside) => Some(aside),
-            Err(source) => {
+            Err(cause) => {
                 let (key, origin) = other();
-                return Loaded { key, origin, problem: Some(Error::NotKept { file, source }) };
+                return Loaded { key, origin, problem: Some(Error::NotKept { file, cause }) };
             }
         },
         Err(problem) => {
@@ -187,10 +187,10 @@ pub(crate) fn load_or_create(directory: &Path, running: impl FnOnce() -> Option<
         // Another process was faster: its key is the node's.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match load(directory) {
             Ok(Some(key)) => Loaded { key, origin: Origin::File, problem: None },
-            Ok(None) => Loaded { key, origin, problem: Some(Error::NotKept { file, source: error }) },
+            Ok(None) => Loaded { key, origin, problem: Some(Error::NotKept { file, cause: error }) },
             Err(problem) => Loaded { key, origin, problem: Some(problem) },
         },
-        Err(source) => Loaded { key, origin, problem: Some(Error::NotKept { file, source }) },
+        Err(cause) => Loaded { key, origin, problem: Some(Error::NotKept { file, cause }) },
     }
 }
 

@@ -93,10 +93,10 @@ fn what_stands_in_the_way_is_a_problem_with_its_remedy() {
         assert_eq!(found.foreign_nexthops, [NexthopId(0x4000_0006)].into());
         let problems: Vec<String> = found.problems.iter().map(ToString::to_string).collect();
         for (object, remedy) in [
-            ("rule 101 (from all iif v0 lookup 254)", "ip rule del priority 101"),
+            ("rule 101 (from all iif v0 lookup main)", "ip rule del priority 101"),
             ("rule 50 (from 10.0.0.0/8 lookup 77)", "ip rule del priority 50"),
             (
-                "rule 0 (from all to 10.99.0.0/24 lookup 254)",
+                "rule 0 (from all to 10.99.0.0/24 lookup main)",
                 "ip rule del priority 0 from all to 10.99.0.0/24",
             ),
             ("route 10.97.0.0/16 in table 9028", "ip route del 10.97.0.0/16 table 9028"),
