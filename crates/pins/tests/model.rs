@@ -12,7 +12,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use common::{Chance, Node, attachment, ranges};
-use corax_pins::{Error, PodList, PodName, Ranges, Snapshot, store::Part};
+use corax_pins::{Error, Pin, PodList, PodName, Ranges, Snapshot, import, store::Part};
 
 const PODS: [&str; 11] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "-", "-"];
 
@@ -26,6 +26,8 @@ struct Model {
     /// What each pod's last ADD returned, while nobody else was given any of it.
     homes: BTreeMap<String, Vec<IpAddr>>,
     listed: BTreeSet<String>,
+    /// An export of some time ago.
+    exported: Vec<Pin>,
     /// Bytes of the log that an ADD waited for.
     durable: u64,
     made: u64,
@@ -42,12 +44,15 @@ impl Model {
         // Versions of the plugin with and without a table of contents take turns.
         self.node.contents_from = Some(if self.chance.below(4) == 0 { u64::MAX } else { 0 });
         let adding = match self.chance.below(100) {
-            0..45 => {
+            0..42 => {
                 let pod = *self.chance.of(&PODS);
                 self.add(pod);
                 true
             }
-            45..65 => self.del(),
+            42..45 => self.killed_before_the_hold(),
+            45..47 => self.release(),
+            47..49 => self.import(),
+            49..65 => self.del(),
             65..72 => self.die(),
             72..76 => self.again(),
             76..80 => self.gc(),
@@ -81,6 +86,66 @@ impl Model {
         }
     }
 
+    /// An ADD whose process ends between the log and the hold: its answer reached nobody.
+    fn killed_before_the_hold(&mut self) -> bool {
+        let pod = *self.chance.of(&PODS);
+        self.made += 1;
+        let container = format!("c{}", self.made);
+        self.trail.push(format!("add {pod} {container}, killed"));
+        let holds = self.node.run().join("holds");
+        let before = fs::read(&holds);
+        if let Ok(answer) = self.node.add(&self.ranges, pod, &container) {
+            self.rob(pod, &answer.addresses);
+            match before {
+                Ok(bytes) => fs::write(&holds, bytes).unwrap(),
+                Err(_) => fs::remove_file(&holds).unwrap(),
+            }
+        }
+        self.node.kill(&container);
+        true
+    }
+
+    fn release(&mut self) -> bool {
+        let pods: Vec<_> = self.homes.keys().cloned().collect();
+        if pods.is_empty() {
+            return false;
+        }
+        let pod = self.chance.of(&pods).clone();
+        self.trail.push(format!("release {pod}"));
+        let pins = Snapshot::read(&self.node.store()).pins;
+        let Some(pin) = pins.iter().find(|pin| pin.pod.as_str() == pod) else {
+            panic!("the pin of {pod} is lost");
+        };
+        let lives = self.live.iter().any(|(_, of, _)| *of == pod);
+        match self.node.with(|t| t.release(&pin.id(), false)) {
+            Ok(()) => {
+                assert!(!lives, "{pod} runs");
+                self.homes.remove(&pod);
+            }
+            Err(Error::Held { .. }) => assert!(lives, "{pod} does not run"),
+            Err(other) => panic!("{other}"),
+        }
+        true
+    }
+
+    /// Takes an export of some time ago in, and makes another.
+    fn import(&mut self) -> bool {
+        let pins = std::mem::replace(&mut self.exported, Snapshot::read(&self.node.store()).pins);
+        self.trail.push(format!("import of {} pins", pins.len()));
+        let done = self.node.with(|t| import::pins(t, &pins)).unwrap();
+        for pin in pins {
+            let name = format!("default/{}", pin.pod);
+            let refused = done.refused.iter().any(|refused| refused.pod == name);
+            // Who lives at the address keeps it, pin or none.
+            let free = !self.live.iter().any(|(.., held)| held.iter().any(|a| pin.addresses.contains(a)));
+            let pod = pin.pod.to_string();
+            if !refused && free && !self.homes.contains_key(&pod) {
+                self.homes.insert(pod, pin.addresses);
+            }
+        }
+        true
+    }
+
     fn added(&mut self, pod: &str, container: String, addresses: Vec<IpAddr>) {
         assert_eq!(addresses.len(), self.ranges.sets().len());
         for (holder, _, held) in &self.live {
@@ -92,6 +157,15 @@ impl Model {
         if let Some(home) = self.homes.get(pod) {
             assert_eq!(*home, addresses, "{pod} was promised another");
         }
+        self.rob(pod, &addresses);
+        if pod != "-" {
+            self.homes.insert(pod.to_owned(), addresses.clone());
+        }
+        self.live.push((container, pod.to_owned(), addresses));
+    }
+
+    /// Whoever else had one of the addresses has none any more.
+    fn rob(&mut self, pod: &str, addresses: &[IpAddr]) {
         let others =
             self.homes.iter().filter(|(p, home)| *p != pod && home.iter().any(|a| addresses.contains(a)));
         let robbed: Vec<_> = others.map(|(p, _)| p.clone()).collect();
@@ -99,17 +173,15 @@ impl Model {
             assert!(!self.listed.contains(&pod), "{pod} is on the node's list and lost its address");
             self.homes.remove(&pod);
         }
-        if pod != "-" {
-            self.homes.insert(pod.to_owned(), addresses.clone());
-        }
-        self.live.push((container, pod.to_owned(), addresses));
     }
 
     /// Some set has nothing but addresses that are held, or of other pods on the list.
     fn exhausted(&self, pod: &str) {
         let taken: BTreeSet<_> = self.live.iter().flat_map(|(.., a)| a.iter().copied()).collect();
-        let protected = self.homes.iter().filter(|(p, _)| self.listed.contains(*p) && *p != pod);
-        let protected: BTreeSet<_> = protected.flat_map(|(_, a)| a.iter().copied()).collect();
+        // Pins that nobody was told of count as well.
+        let pins = Snapshot::read(&self.node.store()).pins.into_iter();
+        let others = pins.filter(|pin| self.listed.contains(pin.pod.as_str()) && pin.pod.as_str() != pod);
+        let protected: BTreeSet<_> = others.flat_map(|pin| pin.addresses).collect();
         let full =
             self.all().into_iter().any(|set| set.iter().all(|a| taken.contains(a) || protected.contains(a)));
         assert!(full, "{pod} was refused, {taken:?} are held and {protected:?} protected");
@@ -154,8 +226,6 @@ impl Model {
         if let Some(container) = self.take() {
             self.trail.push(format!("del later {container}"));
             self.node.store().del_later(&attachment(&container), Part::Given, 1).unwrap();
-            // One process, one note: it has to be carried out before the next is left.
-            self.node.with(|_| ());
             self.node.kill(&container);
         }
         false
@@ -271,6 +341,7 @@ fn run(seed: u64, subnets: &[&str]) {
         dead: Vec::new(),
         homes: BTreeMap::new(),
         listed: BTreeSet::new(),
+        exported: Vec::new(),
         durable: 0,
         made: 0,
         trail: Vec::new(),
