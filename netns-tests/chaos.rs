@@ -28,7 +28,7 @@ mod reach;
 mod world;
 
 /// Operations of the run that belongs to the tests.
-const SHORT: usize = 12;
+const SHORT: usize = 8;
 
 /// How long everything may take to be as it should. A tunnel whose other end forgot everything is made anew 15 s after it
 /// was used last, and a gateway behind a NAT may have to be heard of first.
