@@ -1,8 +1,11 @@
 //! Nodes as Raven leaves them, made by other people's programs, and what may be left of that.
 
-use crate::agent::SECRET;
-use crate::lab::{Lab, Node};
+use std::net::SocketAddr;
+
+use crate::agent::{SECRET, await_ready};
+use crate::lab::{Lab, Node, Plan};
 use crate::space::Space;
+use crate::traffic::{PORT, fetch};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/fixtures/raven");
 
@@ -64,4 +67,26 @@ pub fn left(space: &Space) -> String {
         ip -d link show raven0 | grep -o 'remote [^ ]*'
         tc filter show dev raven0 egress | grep matchall
         true")
+}
+
+/// A domain of which one member runs Raven, made with `settings`. Its pods and the others' reach another domain, and are reached.
+pub fn mixed_domain(settings: &str) -> Lab {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 3)]);
+    lab.declare();
+    lab.write();
+    state(&lab, "site-2", settings);
+    for name in ["cloud-1", "site-1", "site-3"] {
+        lab.start_agent(name, &["--vtep-identity", "node-ip"]);
+        await_ready(&lab.node(name).space);
+    }
+    lab.serve();
+    lab.await_tunnels();
+    for (from, to) in
+        [("site-2", "cloud-1"), ("cloud-1", "site-2"), ("site-3", "cloud-1"), ("cloud-1", "site-3")]
+    {
+        let (from, to) = (lab.node(from), lab.node(to));
+        let seen = fetch(&from.pod, SocketAddr::new(to.pod4(), PORT), 100_000);
+        assert_eq!(seen, Ok(from.pod4()), "{} to {}", from.name, to.name);
+    }
+    lab
 }

@@ -1,12 +1,11 @@
 //! Nodes that ran Raven are taken over one by one, beside traffic.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::agent::{CORAX, await_ready, problems, status};
 use crate::lab::{Lab, Plan};
 use crate::raven;
-use crate::traffic::{Flow, PORT, fetch, none_lost_anything};
+use crate::traffic::{Flow, none_lost_anything};
 
 /// What the kernel of the build machine may not have. In the filter's stead a rule keeps VXLAN's own packets, which have the
 /// mark of those within, from going where that leads.
@@ -66,23 +65,7 @@ fn so_are_those_with_legacy_iptables() {
 
 #[test]
 fn a_domain_with_one_member_of_ravens_forwards() {
-    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 3)]);
-    lab.declare();
-    lab.write();
-    raven::state(&lab, "site-2", LACKS);
-    for name in ["cloud-1", "site-1", "site-3"] {
-        lab.start_agent(name, &["--vtep-identity", "node-ip"]);
-        await_ready(&lab.node(name).space);
-    }
-    lab.serve();
-    lab.await_tunnels();
-    for (from, to) in
-        [("site-2", "cloud-1"), ("cloud-1", "site-2"), ("site-3", "cloud-1"), ("cloud-1", "site-3")]
-    {
-        let (from, to) = (lab.node(from), lab.node(to));
-        let seen = fetch(&from.pod, SocketAddr::new(to.pod4(), PORT), 100_000);
-        assert_eq!(seen, Ok(from.pod4()), "{} to {}", from.name, to.name);
-    }
+    let lab = raven::mixed_domain(LACKS);
     assert!(raven::left(&lab.node("site-2").space).contains("RAVEN-MARK-CHAIN"), "it is Raven's still");
 }
 

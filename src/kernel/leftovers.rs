@@ -14,11 +14,10 @@ use corax_core::raven::{Chain, Jump, Leftover, Tables};
 
 use self::legacy::Legacy;
 use super::error::{ApplyError, Error, Failure};
+use super::nft::NETLINK_NETFILTER;
 use super::socket::Socket;
 
 pub(super) use self::filter::{RTM_DELTFILTER, filter_header, put_filter};
-
-const NETLINK_NETFILTER: u16 = 12;
 
 /// Reads and takes away.
 pub(super) struct Leftovers {

@@ -33,7 +33,7 @@ use super::program;
 use super::socket::{Received, Socket};
 use super::wire::Messages;
 
-const NETLINK_NETFILTER: u16 = 12;
+pub(super) const NETLINK_NETFILTER: u16 = 12;
 const NFNLGRP_NFTABLES: u32 = 7;
 
 /// From so many elements on, nft is not asked to add them.

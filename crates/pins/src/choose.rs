@@ -141,8 +141,7 @@ impl<'w> World<'w> {
     fn used_before(&self, set: &RangeSet, own: Option<&Attachment>, own_key: Option<&str>) -> Option<Choice> {
         let began = self.book.began(&self.holds.epoch);
         let claims = self.index().by_address.iter();
-        let ran: std::collections::BTreeSet<_> =
-            self.holds.of_network(self.network).filter_map(|hold| Some(hold.pin()?.words())).collect();
+        let ran = self.holds.keys();
         let released = |claim: &Claim<'_>| {
             if ran.contains(claim.key) { self.book.highest + 1 } else { claim.entry.released(began) }
         };

@@ -1,8 +1,6 @@
 //! What the log should say besides: the holds know more than it where a record was damaged, or a pinned pod came home
 //! without a write. It is told with the next write that happens anyway. And the log written anew, without what is past.
 
-use std::collections::BTreeSet;
-
 use crate::book::{Book, Entry};
 use crate::decide;
 use crate::frame;
@@ -22,7 +20,7 @@ const SMALL: usize = 64 << 10;
 pub(crate) fn missing(book: &Book<'_>, holds: &Holds) -> Vec<decide::Entry> {
     let mut out = Vec::new();
     if book.rest.is_none() {
-        let held: BTreeSet<_> = holds.all.values().filter_map(|hold| Some(hold.pin()?.words())).collect();
+        let held = holds.keys();
         let void = book.void().into_iter().filter(|key| !held.contains(*key));
         out.extend(void.map(|key| decide::Entry::End(key.to_owned())));
     }
@@ -140,7 +138,7 @@ fn forget<'b>(
     pods: Option<&PodList>,
     kept: &mut Vec<(&'b str, &'b Entry<'b>)>,
 ) {
-    let in_use: BTreeSet<_> = holds.all.values().filter_map(|hold| hold.pin().map(|id| id.words())).collect();
+    let in_use = holds.keys();
     let listed = |pod: PodName| pods.is_some_and(|list| list.pods.contains(&pod));
     let (mut past, mut present): (Vec<_>, Vec<_>) = std::mem::take(kept).into_iter().partition(|(key, _)| {
         !in_use.contains(*key) && !PinId::from_words(key).is_some_and(|id| listed(id.pod))

@@ -1,6 +1,6 @@
 //! Holds: which container has which addresses now. They die with the boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::frame::{self, Frame, frames};
@@ -237,6 +237,11 @@ impl Holds {
             Change::Synced(synced) => self.synced != Some(*synced),
             Change::Hold(_) | Change::Free(_) => true,
         }
+    }
+
+    /// Keys of the pins that holds are the use of ([`PinId::words`]).
+    pub(crate) fn keys(&self) -> BTreeSet<String> {
+        self.all.values().filter_map(|hold| Some(hold.pin()?.words())).collect()
     }
 
     /// The holds of one network.

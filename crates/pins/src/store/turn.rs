@@ -1,7 +1,5 @@
 //! From what is on disk to a decision: by an excerpt of a large log where that is enough, else by the whole.
 
-use std::collections::BTreeSet;
-
 use super::Transaction;
 use super::outside::Files;
 use crate::book::Book;
@@ -33,8 +31,8 @@ impl Transaction<'_> {
             return self.run(network, before, verb);
         }
         self.open_contents();
-        let keys: BTreeSet<_> =
-            self.holds.all.values().filter_map(|h| Some(h.pin()?.words())).chain(key).collect();
+        let mut keys = self.holds.keys();
+        keys.extend(key);
         let pods = self.pods();
         let outside = Files::new(before, network);
         for oldest in [0, OLDEST] {
