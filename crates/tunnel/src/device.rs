@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{io, iter, thread};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::key::PublicKey;
 use crate::metrics::Metrics;
@@ -30,12 +33,10 @@ pub(crate) struct Device {
     pub(crate) mtu: AtomicUsize,
     /// What the sockets may use.
     wanted: Wanted,
-    /// Receiving threads, each with a socket of its own on the one port.
-    threads: usize,
+    /// One for each worker, which has a socket of its own on the one port: told when sockets come and go.
+    changes: Box<[EventFd]>,
     table: RwLock<Table>,
     link: Mutex<Link>,
-    /// Told when sockets come.
-    link_changed: Condvar,
     sockets: RwLock<Arc<[Arc<Socket>]>>,
     /// The TUN device takes packets.
     pub(crate) gso_writes: AtomicBool,
@@ -69,21 +70,23 @@ pub(crate) struct Link {
 }
 
 impl Device {
-    pub(crate) fn new(name: String, wanted: Wanted, threads: usize, mtu: usize) -> Self {
-        Self {
+    /// `threads`: workers that share it.
+    pub(crate) fn new(name: String, wanted: Wanted, threads: usize, mtu: usize) -> io::Result<Self> {
+        let change = || EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let changes = iter::repeat_with(change).take(threads).collect::<Result<_, _>>()?;
+        Ok(Self {
             name,
             metrics: Metrics::default(),
             mtu: AtomicUsize::new(mtu),
             wanted,
-            threads,
+            changes,
             table: RwLock::default(),
             link: Mutex::default(),
-            link_changed: Condvar::new(),
             sockets: RwLock::new(Arc::new([])),
             gso_writes: AtomicBool::new(true),
             random: RandomState::new(),
             next: AtomicU32::new(0),
-        }
+        })
     }
 
     pub(crate) fn table(&self) -> RwLockReadGuard<'_, Table> {
@@ -103,15 +106,21 @@ impl Device {
         Arc::clone(&self.sockets.read().expect(POISON))
     }
 
-    /// Waits for a socket for receiving thread `thread`.
-    pub(crate) fn wait_socket(&self, thread: usize) -> Arc<Socket> {
-        let mut link = self.lock_link();
-        loop {
-            if let Some(socket) = self.sockets().get(thread) {
-                return Arc::clone(socket);
-            }
-            link = self.link_changed.wait(link).expect(POISON);
-        }
+    /// The socket of worker `index` while the device is up.
+    pub(crate) fn socket(&self, index: usize) -> Option<Arc<Socket>> {
+        self.sockets().get(index).cloned()
+    }
+
+    /// Readable when worker `index` is to use another socket, which [`changed_socket`](Self::changed_socket) gives.
+    pub(crate) fn changes(&self, index: usize) -> BorrowedFd<'_> {
+        self.changes[index].as_fd()
+    }
+
+    /// The socket of worker `index` as of now.
+    pub(crate) fn changed_socket(&self, index: usize) -> Option<Arc<Socket>> {
+        // Forgotten first: what changes from here on is told again.
+        let _ = self.changes[index].read();
+        self.socket(index)
     }
 
     /// The port that is bound, or the one that will be.
@@ -142,7 +151,6 @@ impl Device {
             self.mark(&open, wanted.fwmark)?;
         }
         *link = wanted;
-        self.link_changed.notify_all();
         Ok(())
     }
 
@@ -151,11 +159,11 @@ impl Device {
     }
 
     fn bind(&self, port: u16, fwmark: u32) -> io::Result<Vec<Arc<Socket>>> {
-        let shared = self.threads > 1;
+        let shared = self.changes.len() > 1;
         let first = Socket::bind(port, fwmark, self.wanted, shared)?;
         let port = first.port;
         let mut sockets = vec![Arc::new(first)];
-        for _ in 1..self.threads {
+        for _ in 1..self.changes.len() {
             sockets.push(Arc::new(Socket::bind(port, fwmark, self.wanted, shared)?));
         }
         Ok(sockets)
@@ -164,12 +172,15 @@ impl Device {
     /// Returns when nobody uses the old sockets any more, so that their port is free.
     fn replace_sockets(&self, old: Arc<[Arc<Socket>]>, new: Vec<Arc<Socket>>) {
         *self.sockets.write().expect(POISON) = new.into();
+        for change in &self.changes {
+            // Refused only where it counts 2^64 already.
+            let _ = change.write(1);
+        }
         // The list counts as a user, too.
         let sockets: Vec<_> = old.iter().cloned().collect();
         drop(old);
         for socket in sockets {
             while Arc::strong_count(&socket) > 1 {
-                socket.wake();
                 thread::sleep(RELEASE);
             }
         }

@@ -58,7 +58,7 @@ impl Tunnel {
     pub fn new() -> io::Result<Self> {
         let wanted = Wanted { segmentation: false, grouping: false };
         let socket = Socket::bind(0, 0, wanted, false)?;
-        let device = Arc::new(Device::new("fuzz".into(), wanted, 1, 1420));
+        let device = Arc::new(Device::new("fuzz".into(), wanted, 1, 1420)?);
         let own = x25519::StaticSecret::from([1; 32]);
         let theirs = x25519::StaticSecret::from([2; 32]);
         let (own_public, their_public) = (x25519::PublicKey::from(&own), x25519::PublicKey::from(&theirs));

@@ -3,6 +3,7 @@
 mod batch;
 pub(crate) mod inbox;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,9 +26,8 @@ const SLOT: usize = 64 << 10;
 /// Bytes of answers: a session's first are all the packets that waited for it.
 const ANSWERS: usize = 512 << 10;
 
-/// The thread's own: buffers, and what it needs to answer handshakes.
+/// A worker's own: buffers, and what it needs to answer handshakes.
 pub(crate) struct Inbound {
-    thread: usize,
     ring: RecvRing,
     receiver: Receiver<Tun>,
 }
@@ -41,32 +41,24 @@ pub(crate) struct Receiver<S> {
 }
 
 impl Inbound {
-    pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>, thread: usize) -> Self {
-        Self { thread, ring: RecvRing::new(SLOTS, SLOT), receiver: Receiver::new(device, tun) }
+    pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>) -> Self {
+        Self { ring: RecvRing::new(SLOTS, SLOT), receiver: Receiver::new(device, tun) }
     }
 
-    /// Runs for ever; sockets come and go with the state of the device.
-    pub(crate) fn run(mut self) {
-        let device = Arc::clone(&self.receiver.device);
-        let mut socket = device.wait_socket(self.thread);
-        loop {
-            match self.ring.receive(socket.fd()) {
-                Ok(count) => {
-                    let table = device.table();
-                    device.metrics.receive_calls.add(1);
-                    for slot in 0..count {
-                        self.receiver.datagram(&self.ring.incoming(slot), &table, &socket);
-                    }
-                    self.receiver.flush();
+    /// Takes what has arrived, as far as slots go; returns at once where there is nothing.
+    pub(crate) fn turn(&mut self, socket: &Socket) {
+        match self.ring.receive(socket.fd()) {
+            Ok(count) => {
+                let device = Arc::clone(&self.receiver.device);
+                let table = device.table();
+                device.metrics.receive_calls.add(1);
+                for slot in 0..count {
+                    self.receiver.datagram(&self.ring.incoming(slot), &table, socket);
                 }
-                Err(error) => tracing::debug!(%error, "receive"),
+                self.receiver.flush();
             }
-            let current = device.sockets();
-            if !current.get(self.thread).is_some_and(|now| Arc::ptr_eq(now, &socket)) {
-                // Let go of it first: the port is free only when nobody holds it.
-                drop((socket, current));
-                socket = device.wait_socket(self.thread);
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => tracing::debug!(%error, "receive"),
         }
     }
 }

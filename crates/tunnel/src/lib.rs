@@ -8,7 +8,7 @@
 //!  TUN ◄── several packets in one ◄── join as pieces ◄── one datagram train ◄── UDP   inbound
 //! ```
 //!
-//! One thread a direction, run to completion: no channel, no allocation and no reordering on the way. The Noise protocol
+//! One thread for both, run to completion: no channel, no allocation and no reordering on the way. The Noise protocol
 //! (handshakes, timers, cookies, replay window) is `boringtun`'s behind a trait; all else is here. Control is the
 //! cross-platform socket protocol that `wg` speaks, so `wg` and `wg-quick` work unchanged.
 
@@ -35,6 +35,7 @@ mod steering;
 mod sys;
 mod tun;
 mod uapi;
+mod worker;
 
 pub use error::Error;
 pub use options::{Options, log_level};

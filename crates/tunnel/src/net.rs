@@ -99,12 +99,6 @@ impl Socket {
         sys::set_option(self.fd(), libc::SOL_SOCKET, libc::SO_MARK, fwmark as c_int)
     }
 
-    /// Makes a thread that waits in `recvmmsg` come back with nothing.
-    pub(crate) fn wake(&self) {
-        // "Not connected" is the answer, and the waiting thread is woken all the same.
-        drop(self.socket.shutdown(std::net::Shutdown::Both));
-    }
-
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

@@ -15,7 +15,7 @@ pub struct Options {
     /// Stay in the foreground and log to standard error
     #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = clap::builder::FalseyValueParser::new())]
     pub foreground: bool,
-    /// Threads a direction; peers are spread over them, a flow never
+    /// Threads; peers are spread over them, a flow never
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub threads: u8,
     /// No virtio header on the TUN device: one packet a read and a write

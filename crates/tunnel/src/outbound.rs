@@ -2,16 +2,14 @@
 
 use std::io::ErrorKind;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
-
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::device::Device;
 use crate::error::Error;
 use crate::metrics::Reason;
+use crate::net::Socket;
 use crate::net::outbox::Outbox;
 use crate::packet::segment::{self, SLACK};
 use crate::packet::{ip, vnet};
@@ -27,12 +25,10 @@ const FRAMES: usize = 256;
 /// Sealed bytes that are sent at once.
 const OUTBOX: usize = 64 << 10;
 
-/// The thread's own: buffers and what it last looked up.
+/// A worker's own: buffers and what it last looked up.
 pub(crate) struct Outbound {
     device: Arc<Device>,
     tun: Arc<Tun>,
-    /// Which of the sockets it sends by.
-    thread: usize,
     buffer: Box<[u8]>,
     frames: Vec<Frame>,
     outbox: Outbox,
@@ -47,33 +43,31 @@ struct Frame {
 }
 
 impl Outbound {
-    pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>, thread: usize) -> Self {
+    pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>) -> Self {
         Self {
             device,
             tun,
-            thread,
             buffer: vec![0; BATCH + FRAME].into(),
             frames: Vec::with_capacity(FRAMES),
             outbox: Outbox::new(OUTBOX),
         }
     }
 
-    /// Runs until the device is gone.
-    pub(crate) fn run(mut self) -> Result<(), Error> {
-        loop {
-            let mut ready = [PollFd::new(self.tun.fd(), PollFlags::POLLIN)];
-            match poll(&mut ready, PollTimeout::NONE) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(Error::system("poll of the TUN device")(error.into())),
-            }
-            while self.read()? {
-                self.seal();
-            }
+    /// Sends one batch of what is there; returns at once where there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// The device cannot be read, as when it is gone.
+    pub(crate) fn turn(&mut self, socket: Option<&Socket>) -> Result<(), Error> {
+        self.read()?;
+        if !self.frames.is_empty() {
+            self.seal(socket);
         }
+        Ok(())
     }
 
-    /// Fills the buffer with what is there; false when there is nothing.
-    fn read(&mut self) -> Result<bool, Error> {
+    /// Fills the buffer with what is there.
+    fn read(&mut self) -> Result<(), Error> {
         self.frames.clear();
         let offset = self.tun.offset();
         let mut used = 0;
@@ -102,16 +96,14 @@ impl Outbound {
                 _ => self.device.metrics.drop(Reason::Malformed, 1),
             }
         }
-        Ok(!self.frames.is_empty())
+        Ok(())
     }
 
     /// Seals the frames of the buffer and sends them.
-    fn seal(&mut self) {
+    fn seal(&mut self, socket: Option<&Socket>) {
         let Self { device, frames, buffer, outbox, .. } = self;
         let metrics = &device.metrics;
         let mtu = device.mtu.load(Ordering::Relaxed);
-        let sockets = device.sockets();
-        let socket = sockets.get(self.thread).or(sockets.first()).map(AsRef::as_ref);
         let table = device.table();
         let now = Instant::now();
         // The peer of the last packet, held until the next is another's.

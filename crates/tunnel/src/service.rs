@@ -16,15 +16,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::device::Device;
 use crate::error::Error;
-use crate::inbound::Inbound;
 use crate::link::{Link, News};
 use crate::net;
 use crate::net::outbox::Outbox;
 use crate::options::Options;
-use crate::outbound::Outbound;
 use crate::steering;
 use crate::tun::{self, Tun};
 use crate::uapi::server::{self, Server};
+use crate::worker::Worker;
 
 /// MTU of a new device, bytes: an Ethernet's less the most that the tunnel adds (IPv6).
 const MTU: usize = 1420;
@@ -69,7 +68,8 @@ impl Service {
         let link = Link::watch(&name).map_err(Error::system("watch the device"))?;
         link.configure(MTU).map_err(Error::system("configure the device"))?;
         let wanted = net::Wanted { segmentation: !options.no_gso, grouping: !options.no_gro };
-        let device = Arc::new(Device::new(name, wanted, threads, MTU));
+        let device =
+            Arc::new(Device::new(name, wanted, threads, MTU).map_err(Error::system("event descriptor"))?);
         device.gso_writes.store(!options.no_join, Ordering::Relaxed);
         Ok(Self { device, tuns, server, link, signals, files })
     }
@@ -78,13 +78,8 @@ impl Service {
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let ended = Arc::new(Ended::new().map_err(Error::system("event descriptor"))?);
         for (index, tun) in self.tuns.iter().enumerate() {
-            let (device, tun_out) = (Arc::clone(&self.device), Arc::clone(tun));
-            spawn(&format!("out{index}"), &ended, move || Outbound::new(device, tun_out, index).run())?;
-            let (device, tun_in) = (Arc::clone(&self.device), Arc::clone(tun));
-            spawn(&format!("in{index}"), &ended, move || {
-                Inbound::new(device, tun_in, index).run();
-                Ok(())
-            })?;
+            let (device, tun) = (Arc::clone(&self.device), Arc::clone(tun));
+            spawn(&format!("worker{index}"), &ended, move || Worker::new(device, tun, index).run())?;
         }
         let (server, device) = (Arc::clone(&self.server), Arc::clone(&self.device));
         spawn("control", &ended, move || {

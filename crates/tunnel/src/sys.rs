@@ -191,7 +191,7 @@ impl RecvRing {
         }
     }
 
-    /// Waits for a datagram, then takes all that are there, as far as slots go; returns how many.
+    /// Takes the datagrams that are there, as far as slots go; returns how many. `WouldBlock` where there are none.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let slots = self.data.chunks_exact_mut(self.slot).zip(&mut self.names).zip(&mut self.controls);
         for ((header, vector), ((data, name), control)) in
@@ -213,7 +213,7 @@ impl RecvRing {
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 self.headers.len() as _,
-                libc::MSG_WAITFORONE as _,
+                libc::MSG_DONTWAIT as _,
                 std::ptr::null_mut(),
             )
         };

@@ -44,7 +44,7 @@ fn datagram(index: u8) -> Vec<u8> {
 
 #[test]
 fn a_device_that_refuses_joined_packets_gets_them_one_by_one() {
-    let device = Device::new("test".into(), Wanted { segmentation: true, grouping: true }, 1, 1420);
+    let device = Device::new("test".into(), Wanted { segmentation: true, grouping: true }, 1, 1420).unwrap();
     let sink = Arc::new(Picky::default());
     let mut inbox = Inbox::new(Arc::new(device), Arc::clone(&sink));
     let packets: Vec<_> = (0..20).map(datagram).collect();

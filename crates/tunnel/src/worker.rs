@@ -1,0 +1,78 @@
+//! One thread of a tunnel: both directions of one queue of the TUN device and one socket, a batch of each in turn.
+//!
+//! Both by one thread, because a flow loads one direction and trickles in the other: what acknowledges is taken up between
+//! two batches of what it acknowledges, without a second thread to be woken and without a wait for the peer's lock.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::device::Device;
+use crate::error::Error;
+use crate::inbound::Inbound;
+use crate::net::Socket;
+use crate::outbound::Outbound;
+use crate::tun::Tun;
+
+/// See the module.
+pub(crate) struct Worker {
+    device: Arc<Device>,
+    tun: Arc<Tun>,
+    /// Which of the device's sockets is its own.
+    index: usize,
+    outbound: Outbound,
+    inbound: Inbound,
+}
+
+impl Worker {
+    pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>, index: usize) -> Self {
+        let outbound = Outbound::new(Arc::clone(&device), Arc::clone(&tun));
+        let inbound = Inbound::new(Arc::clone(&device), Arc::clone(&tun));
+        Self { device, tun, index, outbound, inbound }
+    }
+
+    /// Runs until the device is gone; sockets come and go with its state.
+    pub(crate) fn run(mut self) -> Result<(), Error> {
+        let mut socket = self.device.socket(self.index);
+        loop {
+            let ready = self.wait(socket.as_deref())?;
+            if ready.changes {
+                // Let go of it first: the port is free only when nobody holds it.
+                drop(socket.take());
+                socket = self.device.changed_socket(self.index);
+                continue;
+            }
+            if ready.tun {
+                self.outbound.turn(socket.as_deref())?;
+            }
+            if let (true, Some(socket)) = (ready.socket, &socket) {
+                self.inbound.turn(socket);
+            }
+        }
+    }
+
+    fn wait(&self, socket: Option<&Socket>) -> Result<Ready, Error> {
+        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut events = [
+            readable(self.device.changes(self.index)),
+            readable(self.tun.fd()),
+            // Where there is no socket, nothing is asked of what stands in its place.
+            socket.map_or(PollFd::new(self.tun.fd(), PollFlags::empty()), |socket| readable(socket.fd())),
+        ];
+        match poll(&mut events, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(Error::system("poll of TUN device and socket")(error.into())),
+        }
+        let [changes, tun, socket] = events.map(|event| event.any().unwrap_or(true));
+        Ok(Ready { changes, tun, socket })
+    }
+}
+
+/// What has something to read, or an error to tell.
+struct Ready {
+    /// Other sockets are to be used.
+    changes: bool,
+    tun: bool,
+    socket: bool,
+}
