@@ -52,6 +52,8 @@ pub(crate) struct Reconciler {
     standing: Vec<Problem>,
     silence: Silence,
     mtu: MtuFile,
+    /// What the kernel did not take, or may not be as it should be, at the last try.
+    failed: Vec<Problem>,
     /// Problems that the log has been told of.
     logged: BTreeSet<Problem>,
     times: Times,
@@ -107,6 +109,7 @@ impl Reconciler {
             standing,
             silence: Silence::default(),
             mtu: MtuFile::new(Path::new(corax_cni::RUN)),
+            failed: Vec::new(),
             logged: BTreeSet::new(),
             times,
         }
@@ -226,7 +229,7 @@ impl Reconciler {
         if unsettled {
             self.times.calm = Instant::now() + CALM;
         }
-        if self.report.view.failed.is_empty() {
+        if self.failed.is_empty() {
             self.times.retry = None;
             self.times.backoff = RETRY.0;
         } else if self.times.retry.is_none_or(|at| now >= at) {
@@ -259,6 +262,7 @@ impl Reconciler {
         let told: BTreeSet<&Problem> = (sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
             .chain(&self.standing)
+            .chain(&self.failed)
             .collect();
         let now: BTreeSet<Problem> =
             self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
@@ -271,36 +275,41 @@ impl Reconciler {
         self.logged = now;
     }
 
-    fn record(&mut self, done: Vec<Done>, unsure: Vec<String>) {
+    fn record(&mut self, done: Vec<Done>, unsure: Vec<Problem>) {
         let at = epoch();
-        for what in unsure.iter().filter(|what| !self.report.view.failed.contains(what)) {
-            error!("{what}");
+        for problem in unsure.iter().filter(|problem| !self.failed.contains(problem)) {
+            let Problem { object, what, remedy } = problem;
+            error!(object, remedy, "{what}");
         }
         let mut failed = unsure;
         // Of ten thousand changes only the last are kept, and making a line of each is not free.
         let kept = done.len().saturating_sub(Report::KEPT);
         for (number, Done { change, error }) in done.into_iter().enumerate() {
             self.metrics.change(&change, error.is_none());
-            debug!(%change, error, "change");
+            debug!(%change, error = error.as_ref().map(tracing::field::display), "change");
             if number < kept && error.is_none() {
                 continue;
             }
             let line = Report::line(&change);
             if let Some(error) = &error {
-                if !self.report.view.failed.contains(error) {
+                let problem = error.problem();
+                if !self.failed.contains(&problem) {
                     error!(%error, "refused by the kernel");
                 }
-                failed.push(error.clone());
+                failed.push(problem);
             }
-            self.report.remember(ChangeReport { at, line, error });
+            self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
         }
-        self.report.view.failed = failed;
+        self.failed = failed;
     }
 
     fn publish(&mut self) {
         let sourced = self.sourced.as_ref();
         let view = sourced.and_then(|sourced| sourced.view.as_deref());
         self.report.view.revision = sourced.map_or(0, |sourced| sourced.revision);
+        let foreign: Vec<(Problem, bool)> = self.decision.foreign_links().collect();
+        let lacking = foreign.iter().filter(|(_, lacking)| *lacking).map(|(problem, _)| problem);
+        self.report.view.failed = lacking.chain(&self.failed).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
         let problems = self
             .standing
@@ -308,7 +317,9 @@ impl Reconciler {
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
             .chain(&self.decision.topology.problems)
-            .chain(&self.decision.facts.problems);
+            .chain(&self.decision.facts.problems)
+            .chain(foreign.iter().map(|(problem, _)| problem))
+            .chain(&self.failed);
         self.report.problems = problems.cloned().collect();
         match self.node.kernel().drops() {
             Ok(drops) => summary::drops(&mut self.report, drops),
