@@ -113,7 +113,32 @@ fn malformed_parts_of_a_gateway_cost_only_themselves() {
     lab.write_file("broken.json", &gateway.to_string());
     let space = &lab.node("cloud-1").space;
     await_problem(space, &["broken", "no key"]);
-    assert!(space.run("wg show raven-wg0 peers").lines().count() == 1, "the site's tunnel stays");
+    assert!(space.run("wg show raven-wg0 peers").lines().count() == 2, "its tunnel stays, and the site's");
+}
+
+#[test]
+fn a_key_that_is_no_good_cuts_no_tunnel() {
+    let mut lab = two_domains();
+    lab.serve();
+    lab.await_tunnels();
+    let key = |lab: &Lab, domain: &str| {
+        lab.gateways[domain]["status"]["activeEndpoints"][0]["config"]["publicKey"].clone()
+    };
+    let good = key(&lab, "site");
+    let flow = Flow::start(&lab.node("cloud-2").pod, lab.node("site-1").pod4(), Duration::from_millis(5));
+    for (bad, word) in
+        [(json!("no key"), "no key"), (key(&lab, "cloud"), "endpoint cloud-1 of Gateway cloud")]
+    {
+        let gateway = lab.gateways.get_mut("site").expect("it is declared");
+        gateway["status"]["activeEndpoints"][0]["config"]["publicKey"] = bad;
+        lab.write();
+        for name in ["cloud-1", "site-1"] {
+            let space = &lab.node(name).space;
+            await_problem(space, &["Gateway site, endpoint site-1", word, good.as_str().expect("text")]);
+            assert!(!problems(space).contains("is not reached"), "{}", problems(space));
+        }
+    }
+    flow.lost_nothing();
 }
 
 #[test]
