@@ -123,6 +123,11 @@ impl Node {
         self.kernel.fds()
     }
 
+    /// See [`Kernel::look_at`].
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.kernel.look_at()
+    }
+
     /// What the kernel has of ours.
     pub(crate) fn observed(&self) -> &Observed {
         self.kernel.observed()

@@ -70,9 +70,10 @@ struct Times {
 }
 
 impl Times {
-    fn next(&self, gateway: bool, now: Instant) -> Duration {
+    fn next(&self, gateway: bool, look: Option<Instant>, now: Instant) -> Duration {
         let tunnels = gateway.then_some(self.tunnels);
-        let due = [Some(self.resync), tunnels, self.retry].into_iter().flatten().min().unwrap_or(self.resync);
+        let due =
+            [Some(self.resync), tunnels, self.retry, look].into_iter().flatten().min().unwrap_or(self.resync);
         due.saturating_duration_since(now)
     }
 }
@@ -142,7 +143,8 @@ impl Reconciler {
                 self.sourced = taken.sourced;
                 self.report.view.since = epoch();
             }
-            let facts = drained.facts || resync;
+            let look = self.look_at().is_some_and(|at| now >= at);
+            let facts = drained.facts || resync || look;
             let retry = self.times.retry.is_some_and(|at| now >= at);
             let tunnels = self.decision.topology.role == Role::Gateway && now >= self.times.tunnels;
             if tunnels {
@@ -158,13 +160,20 @@ impl Reconciler {
         }
     }
 
+    /// When the node's facts are to be asked for anew, if a view is there to ask for.
+    fn look_at(&self) -> Option<Instant> {
+        self.sourced.as_ref()?.view.as_ref()?;
+        self.node.look_at()
+    }
+
     fn wait(&mut self) {
         let now = Instant::now();
         // The first change goes at once; those on its heels are gathered.
         if let Some(rest) = self.times.gather.checked_duration_since(now) {
             std::thread::sleep(rest);
         }
-        let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
+        let gateway = self.decision.topology.role == Role::Gateway;
+        let most = self.times.next(gateway, self.look_at(), now).min(Heartbeat::MOST);
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let calm =
             self.times.calm.checked_duration_since(now).and_then(|rest| PollTimeout::try_from(rest).ok());
