@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::agent::{SOON, await_ready, status};
+use crate::agent::{SOON, await_ready, metric, status};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::space::Space;
@@ -29,7 +29,7 @@ fn remedied(lab: &Lab, name: &str, words: &str, count: usize) {
         space.sh(problem["remedy"].as_str().expect("text"));
     }
     eventually(&format!("{words}: no longer a problem"), SOON, || {
-        // The change itself is seen each minute, or when something else happens.
+        // Of iptables' old kind, and of sysctls, no event tells: they are seen each minute, or when something else happens.
         space.run("ip address add 10.250.0.1/32 dev lo");
         space.run("ip address del 10.250.0.1/32 dev lo");
         match problems_of(space, words) {
@@ -87,6 +87,58 @@ fn a_firewall_of_nftables_that_forwards_nothing_is_told_with_what_to_set() {
              ct state established,related accept; }; }'",
         &[("inet firewall", 1)],
     );
+}
+
+/// Does something on a node that works, and waits until its chains are told of, or no more. True: events told, not the full
+/// reading of each minute.
+#[track_caller]
+fn told_by_event(space: &Space, script: &str, count: usize) -> bool {
+    let readings = || metric(space, "corax_resyncs_total", &[]);
+    let before = readings();
+    space.sh(script);
+    eventually(&format!("after {script}: {count} problems"), SOON, || match problems_of(space, "chain ") {
+        told if told.len() == count => Ok(()),
+        told => Err(format!("{told:?}")),
+    });
+    readings() == before
+}
+
+#[test]
+fn a_filter_that_comes_or_goes_is_told_at_once() {
+    let mut lab = two_domains("");
+    lab.everyone_reaches_everyone();
+    let space = &lab.node("cloud-1").space;
+    for (come, go, count) in [
+        (
+            "nft 'table inet firewall { chain through { type filter hook forward priority filter; policy drop; }; }'",
+            "nft delete table inet firewall",
+            1,
+        ),
+        (
+            "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP",
+            "iptables -P FORWARD ACCEPT; ip6tables -P FORWARD ACCEPT",
+            2,
+        ),
+    ] {
+        // The reading of a minute may fall between; not twice.
+        let twice = || (0..2).any(|_| told_by_event(space, come, count) & told_by_event(space, go, 0));
+        assert!(twice(), "{come}: only a full reading tells");
+    }
+}
+
+#[test]
+fn others_that_change_their_tables_all_the_time_cost_a_look_now_and_then() {
+    let lab = two_domains("");
+    let space = &lab.node("cloud-1").space;
+    space.sh("nft add table inet busy; nft add chain inet busy rest");
+    let turns = || metric(space, "corax_reconciles_total", &[]);
+    let (before, begun) = (turns(), std::time::Instant::now());
+    for _ in 0..200 {
+        space.sh("nft add rule inet busy rest counter; nft flush chain inet busy rest");
+    }
+    // A look each 3 s, the tunnel each 5 s, and what else may be.
+    let most = begun.elapsed().as_secs_f64() * (1.0 / 3.0 + 1.0 / 5.0) + 6.0;
+    assert!(turns() - before <= most, "{} turns, {most} are enough", turns() - before);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::agent::{CORAX, SOON, await_ready, problems};
+use crate::agent::{CORAX, SOON, ask, await_ready, metric, problems};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, ours};
@@ -113,7 +113,32 @@ fn malformed_parts_of_a_gateway_cost_only_themselves() {
     lab.write_file("broken.json", &gateway.to_string());
     let space = &lab.node("cloud-1").space;
     await_problem(space, &["broken", "no key"]);
-    assert!(space.run("wg show raven-wg0 peers").lines().count() == 1, "the site's tunnel stays");
+    assert!(space.run("wg show raven-wg0 peers").lines().count() == 2, "its tunnel stays, and the site's");
+}
+
+#[test]
+fn a_key_that_is_no_good_cuts_no_tunnel() {
+    let mut lab = two_domains();
+    lab.serve();
+    lab.await_tunnels();
+    let key = |lab: &Lab, domain: &str| {
+        lab.gateways[domain]["status"]["activeEndpoints"][0]["config"]["publicKey"].clone()
+    };
+    let good = key(&lab, "site");
+    let flow = Flow::start(&lab.node("cloud-2").pod, lab.node("site-1").pod4(), Duration::from_millis(5));
+    for (bad, word) in
+        [(json!("no key"), "no key"), (key(&lab, "cloud"), "endpoint cloud-1 of Gateway cloud")]
+    {
+        let gateway = lab.gateways.get_mut("site").expect("it is declared");
+        gateway["status"]["activeEndpoints"][0]["config"]["publicKey"] = bad;
+        lab.write();
+        for name in ["cloud-1", "site-1"] {
+            let space = &lab.node(name).space;
+            await_problem(space, &["Gateway site, endpoint site-1", word, good.as_str().expect("text")]);
+            assert!(!problems(space).contains("is not reached"), "{}", problems(space));
+        }
+    }
+    flow.lost_nothing();
 }
 
 #[test]
@@ -163,4 +188,74 @@ fn a_rule_of_somebody_else_that_shadows_ours_is_reported() {
         let text = problems(space);
         if text.contains("50") { Err(text) } else { Ok(()) }
     });
+}
+
+/// That the node says there is no path to a domain, with this reason, wherever it may be asked.
+#[track_caller]
+fn tells_of_no_path(space: &Space, to: &str, why: &str) {
+    eventually(&format!("{}: no path to {to}, for {why}", space.name), SOON, || {
+        let (code, body) = ask(space, "/readyz")?;
+        let status = space.json(&format!("{CORAX} status -o json"));
+        let path = metric(space, "corax_domain_path", &[to]);
+        let text = space.run(&format!("{CORAX} status"));
+        let shown = text.lines().any(|line| {
+            line.split_whitespace().next() == Some(to) && line.split_whitespace().nth(1) == Some("none")
+        });
+        if code == 503 && body.contains(why) && path == 0.0 && shown && one_list(space, &status, &text, why) {
+            Ok(())
+        } else {
+            Err(format!("{code} {body}, path {path}, {status:#}\n{text}"))
+        }
+    });
+}
+
+/// Whether problems are the same in text, JSON and metric, and one of them says why.
+fn one_list(space: &Space, status: &Value, text: &str, why: &str) -> bool {
+    let all: Vec<String> = (status["problems"].as_array().into_iter().flatten())
+        .map(|problem| ["object", "what", "remedy"].map(|part| problem[part].as_str().unwrap_or("")))
+        .map(|[object, what, remedy]| format!("{object}: {what} ({remedy})"))
+        .collect();
+    let failed = status["view"]["failed"].as_array().into_iter().flatten();
+    let lines = text.lines().skip_while(|line| *line != "PROBLEMS").skip(1).map(str::trim_start);
+    metric(space, "corax_problems", &[]) == all.len() as f64
+        && lines.eq(all.iter().map(String::as_str))
+        && failed.into_iter().all(|line| line.as_str().is_some_and(|line| all.iter().any(|all| all == line)))
+        && all.iter().filter(|line| line.contains(why)).count() == 1
+}
+
+#[test]
+fn a_path_that_something_stands_in_the_way_of_is_none_wherever_it_is_asked_for() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 3), Plan::nat("site", 1)]);
+    lab.declare();
+    lab.write();
+    for (name, script) in [
+        ("cloud-1", "ip link add raven-wg0 type bridge"),
+        ("cloud-2", "ip link add raven0 type bridge"),
+        ("cloud-3", "ip link add other type vxlan id 200 dstport 4472 dev eth0; ip link set other up"),
+    ] {
+        lab.node(name).space.sh(script);
+    }
+    lab.start_agents_of(&["cloud-1", "cloud-2", "cloud-3", "site-1"]);
+    for (name, why) in [("cloud-1", "raven-wg0"), ("cloud-2", "raven0"), ("cloud-3", "VNI 200")] {
+        tells_of_no_path(&lab.node(name).space, "site", why);
+    }
+    let space = &lab.node("site-1").space;
+    await_ready(space);
+    assert_eq!(metric(space, "corax_domain_path", &["cloud"]), 1.0);
+    space.sh("for pid in $(pgrep -f '[c]orax tunnel'); do kill -STOP $pid; done");
+    tells_of_no_path(space, "cloud", "WireGuard");
+    space.sh("for pid in $(pgrep -f '[c]orax tunnel'); do kill -CONT $pid; done");
+    for (name, script) in [
+        ("cloud-1", "ip link del raven-wg0"),
+        ("cloud-2", "ip link del raven0"),
+        ("cloud-3", "ip link del other"),
+        ("site-1", ""),
+    ] {
+        let space = &lab.node(name).space;
+        space.sh(script);
+        await_ready(space);
+        let to = if name == "site-1" { "cloud" } else { "site" };
+        assert_eq!(metric(space, "corax_domain_path", &[to]), 1.0, "{name}");
+    }
+    lab.everyone_reaches_everyone();
 }

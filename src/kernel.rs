@@ -156,6 +156,11 @@ impl Kernel {
         facts
     }
 
+    /// When [`facts`](Self::facts) are to be asked for anew, as others have changed their chains.
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.nft.look_at()
+    }
+
     /// Readable when there is something to [`drain`](Self::drain).
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         vec![self.events.fd(), self.nft.fd()]

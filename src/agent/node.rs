@@ -12,8 +12,9 @@ use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
 use corax_core::prefix::Family;
+use corax_core::problem::Problem;
 use corax_core::raven::Gate;
-use corax_core::topology::{Local, Topology};
+use corax_core::topology::{Local, Role, Topology};
 use corax_core::view::{Domain, View};
 use tracing::{debug, warn};
 
@@ -45,6 +46,22 @@ pub(crate) struct Decision {
     pub facts: Facts,
 }
 
+impl Decision {
+    /// Devices of somebody else that have a name of ours, and whether the node lacks its own for it.
+    pub(crate) fn foreign_links(&self) -> impl Iterator<Item = (Problem, bool)> {
+        let role = self.topology.role;
+        let foreign = self.facts.foreign_links.iter().filter(move |_| role != Role::Outside);
+        foreign.map(move |(device, why)| {
+            let problem = Problem::new(
+                format!("link {device}"),
+                format!("is not Corax's ({why}) and is left alone; nothing is sent by it"),
+                format!("remove it with `ip link del {device}`, or stop what makes it"),
+            );
+            (problem, *device == Device::Overlay || role == Role::Gateway)
+        })
+    }
+}
+
 /// What came of making the kernel be as desired.
 #[derive(Default)]
 pub(crate) struct Converged {
@@ -53,7 +70,7 @@ pub(crate) struct Converged {
     /// When the last of it was.
     pub last: Option<Instant>,
     /// Why the kernel may still not be so, where no change failed.
-    pub unsure: Vec<String>,
+    pub unsure: Vec<Problem>,
 }
 
 /// What came of a change.
@@ -61,7 +78,7 @@ pub(crate) struct Done {
     /// The change.
     pub change: Change,
     /// Why it failed, if it did.
-    pub error: Option<String>,
+    pub error: Option<ApplyError>,
 }
 
 impl Node {
@@ -104,6 +121,11 @@ impl Node {
     /// Readable when the kernel has something to say; see [`Kernel::drain`].
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.kernel.fds()
+    }
+
+    /// See [`Kernel::look_at`].
+    pub(crate) fn look_at(&self) -> Option<Instant> {
+        self.kernel.look_at()
     }
 
     /// What the kernel has of ours.
@@ -223,12 +245,18 @@ impl Node {
             }
         }
         let unknown = &self.kernel.observed().unknown;
-        unsure
-            .extend(unknown.iter().map(|backend| format!("{backend} could not be read, and stays as it is")));
+        unsure.extend(unknown.iter().map(|backend| {
+            let remedy = match backend {
+                Backend::WireGuard if self.options.userspace => {
+                    "see that the process of the tunnel runs and is not stopped: `pgrep -a -f raven-wg`"
+                }
+                _ => "see the agent's log for why; it is tried again",
+            };
+            Problem::new(backend.to_string(), "could not be read, and stays as it is", remedy)
+        }));
         if !settled && done.iter().all(|step| step.error.is_none()) {
-            unsure.push(format!(
-                "the kernel is not as it should be after {ROUNDS} rounds: somebody else changes it too"
-            ));
+            let what = format!("is not as it should be after {ROUNDS} rounds: somebody else changes it too");
+            unsure.push(Problem::new("the kernel", what, "see who does: `ip monitor`, `nft monitor`"));
         }
         Converged { done, last, unsure }
     }
@@ -264,8 +292,11 @@ impl Node {
             apply_tunnel(driver.as_mut(), args, change)
                 .map_err(|error| ApplyError::new(change, error.to_string()))
         });
-        let errors = results.into_iter().map(|result| result.err().map(|error| error.to_string()));
-        changes.into_iter().zip(errors).map(|(change, error)| Done { change, error }).collect()
+        changes
+            .into_iter()
+            .zip(results)
+            .map(|(change, result)| Done { change, error: result.err() })
+            .collect()
     }
 }
 

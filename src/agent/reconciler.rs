@@ -52,6 +52,8 @@ pub(crate) struct Reconciler {
     standing: Vec<Problem>,
     silence: Silence,
     mtu: MtuFile,
+    /// What the kernel did not take, or may not be as it should be, at the last try.
+    failed: Vec<Problem>,
     /// Problems that the log has been told of.
     logged: BTreeSet<Problem>,
     times: Times,
@@ -68,9 +70,10 @@ struct Times {
 }
 
 impl Times {
-    fn next(&self, gateway: bool, now: Instant) -> Duration {
+    fn next(&self, gateway: bool, look: Option<Instant>, now: Instant) -> Duration {
         let tunnels = gateway.then_some(self.tunnels);
-        let due = [Some(self.resync), tunnels, self.retry].into_iter().flatten().min().unwrap_or(self.resync);
+        let due =
+            [Some(self.resync), tunnels, self.retry, look].into_iter().flatten().min().unwrap_or(self.resync);
         due.saturating_duration_since(now)
     }
 }
@@ -107,6 +110,7 @@ impl Reconciler {
             standing,
             silence: Silence::default(),
             mtu: MtuFile::new(Path::new(corax_cni::RUN)),
+            failed: Vec::new(),
             logged: BTreeSet::new(),
             times,
         }
@@ -139,7 +143,8 @@ impl Reconciler {
                 self.sourced = taken.sourced;
                 self.report.view.since = epoch();
             }
-            let facts = drained.facts || resync;
+            let look = self.look_at().is_some_and(|at| now >= at);
+            let facts = drained.facts || resync || look;
             let retry = self.times.retry.is_some_and(|at| now >= at);
             let tunnels = self.decision.topology.role == Role::Gateway && now >= self.times.tunnels;
             if tunnels {
@@ -155,13 +160,20 @@ impl Reconciler {
         }
     }
 
+    /// When the node's facts are to be asked for anew, if a view is there to ask for.
+    fn look_at(&self) -> Option<Instant> {
+        self.sourced.as_ref()?.view.as_ref()?;
+        self.node.look_at()
+    }
+
     fn wait(&mut self) {
         let now = Instant::now();
         // The first change goes at once; those on its heels are gathered.
         if let Some(rest) = self.times.gather.checked_duration_since(now) {
             std::thread::sleep(rest);
         }
-        let most = self.times.next(self.decision.topology.role == Role::Gateway, now).min(Heartbeat::MOST);
+        let gateway = self.decision.topology.role == Role::Gateway;
+        let most = self.times.next(gateway, self.look_at(), now).min(Heartbeat::MOST);
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let calm =
             self.times.calm.checked_duration_since(now).and_then(|rest| PollTimeout::try_from(rest).ok());
@@ -226,7 +238,7 @@ impl Reconciler {
         if unsettled {
             self.times.calm = Instant::now() + CALM;
         }
-        if self.report.view.failed.is_empty() {
+        if self.failed.is_empty() {
             self.times.retry = None;
             self.times.backoff = RETRY.0;
         } else if self.times.retry.is_none_or(|at| now >= at) {
@@ -259,6 +271,7 @@ impl Reconciler {
         let told: BTreeSet<&Problem> = (sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
             .chain(&self.standing)
+            .chain(&self.failed)
             .collect();
         let now: BTreeSet<Problem> =
             self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
@@ -271,36 +284,41 @@ impl Reconciler {
         self.logged = now;
     }
 
-    fn record(&mut self, done: Vec<Done>, unsure: Vec<String>) {
+    fn record(&mut self, done: Vec<Done>, unsure: Vec<Problem>) {
         let at = epoch();
-        for what in unsure.iter().filter(|what| !self.report.view.failed.contains(what)) {
-            error!("{what}");
+        for problem in unsure.iter().filter(|problem| !self.failed.contains(problem)) {
+            let Problem { object, what, remedy } = problem;
+            error!(object, remedy, "{what}");
         }
         let mut failed = unsure;
         // Of ten thousand changes only the last are kept, and making a line of each is not free.
         let kept = done.len().saturating_sub(Report::KEPT);
         for (number, Done { change, error }) in done.into_iter().enumerate() {
             self.metrics.change(&change, error.is_none());
-            debug!(%change, error, "change");
+            debug!(%change, error = error.as_ref().map(tracing::field::display), "change");
             if number < kept && error.is_none() {
                 continue;
             }
             let line = Report::line(&change);
             if let Some(error) = &error {
-                if !self.report.view.failed.contains(error) {
+                let problem = error.problem();
+                if !self.failed.contains(&problem) {
                     error!(%error, "refused by the kernel");
                 }
-                failed.push(error.clone());
+                failed.push(problem);
             }
-            self.report.remember(ChangeReport { at, line, error });
+            self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
         }
-        self.report.view.failed = failed;
+        self.failed = failed;
     }
 
     fn publish(&mut self) {
         let sourced = self.sourced.as_ref();
         let view = sourced.and_then(|sourced| sourced.view.as_deref());
         self.report.view.revision = sourced.map_or(0, |sourced| sourced.revision);
+        let foreign: Vec<(Problem, bool)> = self.decision.foreign_links().collect();
+        let lacking = foreign.iter().filter(|(_, lacking)| *lacking).map(|(problem, _)| problem);
+        self.report.view.failed = lacking.chain(&self.failed).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
         let problems = self
             .standing
@@ -308,7 +326,9 @@ impl Reconciler {
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
             .chain(&self.decision.topology.problems)
-            .chain(&self.decision.facts.problems);
+            .chain(&self.decision.facts.problems)
+            .chain(foreign.iter().map(|(problem, _)| problem))
+            .chain(&self.failed);
         self.report.problems = problems.cloned().collect();
         match self.node.kernel().drops() {
             Ok(drops) => summary::drops(&mut self.report, drops),

@@ -50,7 +50,7 @@ pub(crate) struct Report {
     pub drops: Vec<DropReport>,
     /// The last changes to the kernel, the newest last.
     pub last_changes: VecDeque<ChangeReport>,
-    /// What is wrong.
+    /// All that is wrong, what `view.failed` says included.
     pub problems: Vec<Problem>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct ViewReport {
     pub since: u64,
     /// The kernel is as this view asks.
     pub applied: bool,
-    /// Changes that it did not take, at the last try.
+    /// Why it is not, at the last try: of the problems those that stand in the way of this view.
     pub failed: Vec<String>,
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use corax_core::desired::Desired;
-use corax_core::object::{Device, LinkKind};
-use corax_core::observed::{NftTable, Observed};
+use corax_core::object::{Device, LinkKind, Route, RouteKey, Table, Via, path_metric};
+use corax_core::observed::{Backend, NftTable, Observed, ObservedTunnel};
+use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
-use corax_core::view::View;
+use corax_core::topology::{Path, RemoteDomain};
+use corax_core::view::{Domain, View};
 
 use super::node::Decision;
 use super::report::{DeviceReport, DomainReport, DropReport, Report, TunnelReport};
@@ -23,8 +24,9 @@ pub(super) fn fill(report: &mut Report, decision: &Decision, observed: &Observed
     report.prefixes = topology.own.iter().chain(&topology.extra).map(ToString::to_string).collect();
     let domains = topology.domains.iter().map(|remote| {
         let domain = view.and_then(|view| view.domains.get(&remote.name));
-        let prefixes = domain.map_or(0, |domain| domain.prefixes().count());
-        DomainReport { remote: remote.clone(), prefixes }
+        let prefixes = || domain.into_iter().flat_map(Domain::prefixes);
+        let path = standing(remote, prefixes(), decision, observed);
+        DomainReport { remote: RemoteDomain { path, ..remote.clone() }, prefixes: prefixes().count() }
     });
     report.domains = domains.collect();
     report.devices = observed
@@ -40,7 +42,33 @@ pub(super) fn fill(report: &mut Report, decision: &Decision, observed: &Observed
     report.tunnels = tunnels(decision, observed);
     report.objects = objects(observed);
     report.problems.extend(key_problem(report, decision, view));
-    report.problems.extend(foreign_links(&decision.desired, decision));
+}
+
+/// The path to a domain as it stands in the kernel: what was decided, or none where it is not there, or does not move.
+fn standing(
+    remote: &RemoteDomain,
+    mut prefixes: impl Iterator<Item = Prefix>,
+    decision: &Decision,
+    observed: &Observed,
+) -> Path {
+    let up = |device: &Device| observed.links.get(device).is_some_and(|link| link.owned && link.up);
+    let carries = match remote.path {
+        Path::None => false,
+        Path::Overlay => up(&Device::Overlay),
+        Path::Tunnel => {
+            let by = remote.relay.as_ref().unwrap_or(&remote.name);
+            let peer = decision.topology.peers.iter().find(|peer| &peer.domain == by);
+            let speaks =
+                |tunnel: &ObservedTunnel| peer.is_some_and(|peer| tunnel.peers.contains_key(&peer.key));
+            let mut tunnels = observed.tunnels.iter().filter(|(device, _)| up(device));
+            observed.knows(Backend::WireGuard) && tunnels.any(|(_, tunnel)| speaks(tunnel))
+        }
+    };
+    let leads = |prefix: Prefix| {
+        let key = RouteKey { table: Table::Remote, prefix, metric: path_metric(prefix.family()) };
+        matches!(observed.routes.get(&key), Some(Route { via: Via::Device(_) | Via::Nexthop(_), .. }))
+    };
+    if carries && prefixes.any(leads) { remote.path } else { Path::None }
 }
 
 /// Fills in what was dropped.
@@ -109,18 +137,4 @@ fn key_problem(report: &Report, decision: &Decision, view: Option<&View>) -> Opt
             "set config.publicKey to what `corax key` prints here",
         )
     })
-}
-
-fn foreign_links(desired: &Desired, decision: &Decision) -> Vec<Problem> {
-    if desired.ruleset.is_none() {
-        return Vec::new();
-    }
-    let foreign = decision.facts.foreign_links.iter().map(|(device, why)| {
-        Problem::new(
-            format!("link {device}"),
-            format!("is not Corax's ({why}) and is left alone; nothing is sent by it"),
-            format!("remove it with `ip link del {device}`, or stop what makes it"),
-        )
-    });
-    foreign.collect()
 }

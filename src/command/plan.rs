@@ -67,6 +67,7 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     problems.extend(
         view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),
     );
+    problems.extend(decision.foreign_links().map(|(problem, _)| problem));
     let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };
     match output.output {
         Output::Json => print_line(serde_json::to_string_pretty(&planned)?)?,

@@ -110,9 +110,8 @@ fn render(report: &Report, now: u64) -> String {
     if !last.is_empty() {
         add(format!("\nLAST CHANGES\n{}", last.join("\n")));
     }
-    if !report.problems.is_empty() || !report.view.failed.is_empty() {
-        let problems = report.problems.iter().map(ToString::to_string);
-        let lines: Vec<String> = problems.chain(report.view.failed.iter().cloned()).collect();
+    if !report.problems.is_empty() {
+        let lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
         add(format!("\nPROBLEMS\n  {}", lines.join("\n  ")));
     }
     text

@@ -4,6 +4,7 @@ use std::fmt;
 
 use corax_core::change::Change;
 use corax_core::object::LinkKind;
+use corax_core::problem::Problem;
 use nix::errno::Errno;
 
 /// Why the kernel shell cannot work, or could not read something.
@@ -92,6 +93,13 @@ impl ApplyError {
     #[must_use]
     pub(crate) fn new(change: &Change, meaning: impl Into<String>) -> Self {
         Self { change: line(change), meaning: meaning.into(), text: None, remedy: None }
+    }
+
+    /// What it means to who runs the node.
+    pub(crate) fn problem(&self) -> Problem {
+        let Self { change, meaning, text, remedy } = self;
+        let remedy = remedy.as_deref().unwrap_or("see what stands in its way; it is tried again");
+        Problem::new(change, format!("{meaning}{}", joined(": ", text)), remedy)
     }
 
     pub(super) fn of(change: &Change, failure: &Failure) -> Self {

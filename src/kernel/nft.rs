@@ -39,8 +39,11 @@ const NFNLGRP_NFTABLES: u32 = 7;
 /// From so many elements on, nft is not asked to add them.
 const MANY: usize = 1024;
 
-/// How often the chains of others are looked at, at most: kube-proxy has tens of thousands.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the chains of others are looked at, at most: kube-proxy has tens of thousands, and changes them all the time.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Looking at them takes no more of the time than one part in this many.
+const SHARE: u32 = 50;
 
 pub(super) struct Nft {
     program: PathBuf,
@@ -59,6 +62,8 @@ pub(super) struct Nft {
     /// Somebody else changed something since the chains of others were last looked at, which was then.
     foreign: bool,
     looked: Option<Instant>,
+    /// How long they are left alone after that.
+    pause: Duration,
     obstacles: Vec<obstacle::Obstacle>,
     /// The same of iptables' old kind, of which there are no events, and why that could not be read.
     legacy: (Vec<obstacle::Obstacle>, Vec<Problem>),
@@ -123,6 +128,7 @@ impl Nft {
             stale_sets: BTreeSet::new(),
             foreign: true,
             looked: None,
+            pause: LOOK,
             obstacles: Vec::new(),
             legacy: Default::default(),
             making: None,
@@ -195,10 +201,11 @@ impl Nft {
         loop {
             match self.events.receive_now().map_err(read)? {
                 Received::Nothing => return Ok(()),
-                Received::Overrun => self.stale = true,
+                Received::Overrun => (self.stale, self.foreign) = (true, true),
                 Received::Datagram(bytes) => {
                     for message in Messages(bytes) {
                         match wire::decode_event(&message) {
+                            Event::Nothing => {}
                             Event::Foreign => self.foreign = true,
                             Event::Table => self.stale = true,
                             Event::Elements(name, event) => match Set::from_name(name) {
@@ -415,6 +422,8 @@ impl Nft {
             self.send(|batch| batch.add(CHECKSUM_SET, false, &[element]))?;
             self.made = Some(listing);
             self.stale = false;
+        } else {
+            self.foreign = true;
         }
         Ok(())
     }
@@ -458,15 +467,24 @@ impl Nft {
         Batch::send(&mut self.requests, fill)
     }
 
+    /// When the chains of others may be looked at, where they may have changed.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.foreign.then(|| self.looked.map_or_else(Instant::now, |at| at + self.pause))
+    }
+
     /// Chains of others that may drop what is on its way between domains, or what others send to these UDP ports.
     pub(super) fn obstacles(&mut self, ports: &[(Family, u16)]) -> Result<Vec<Problem>, Error> {
-        if self.looked.is_none_or(|at| at.elapsed() >= LOOK) {
-            self.looked = Some(Instant::now());
+        if self.looked.is_none_or(|at| at.elapsed() >= self.pause) {
+            let begun = Instant::now();
+            self.looked = Some(begun);
             self.legacy = obstacle::legacy();
-            if std::mem::take(&mut self.foreign) {
+            if self.foreign {
                 self.obstacles = obstacle::obstacles(&mut self.requests)
                     .map_err(|failure| Error::Read { what: "chains of others", failure })?;
+                self.foreign = false;
             }
+            self.pause = LOOK.max(begun.elapsed() * SHARE);
+            self.looked = Some(Instant::now());
         }
         let (legacy, unread) = &self.legacy;
         let all = self.obstacles.iter().chain(legacy);

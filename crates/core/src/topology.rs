@@ -265,7 +265,7 @@ impl Topology {
         links: &Links<'_>,
         local: &Local<'_>,
     ) {
-        if domain.gateways.is_empty() && view.domains.len() > 1 {
+        if domain.gateways.is_empty() && view.domains.len() > 1 && !view.tells_of_endpoint(name) {
             self.problems.push(Problem::new(
                 format!("Gateway {name}"),
                 "has no active tunnel endpoint, so no other domain is reached",
@@ -331,6 +331,11 @@ impl Topology {
                 self.peer(by, gateway, key).allowed.extend(allowed);
             }
             links::Link::Down(why) => {
+                // What is wrong with the domain's own endpoint is said by the view, or there is nobody to reach.
+                let theirs = matches!(why, links::Why::GatewayThere | links::Why::Address);
+                if theirs && (domain.members.is_empty() || links.tells_of(name)) {
+                    return;
+                }
                 let (what, remedy) = links.explain(why);
                 self.problems.push(Problem::new(format!("Gateway {name}"), what, remedy));
             }

@@ -126,6 +126,13 @@ impl View {
         self.domains.iter().find_map(|(name, domain)| Some((name, domain, domain.member(node)?)))
     }
 
+    /// Whether a problem is of a tunnel endpoint of a domain.
+    #[must_use]
+    pub fn tells_of_endpoint(&self, domain: &DomainName) -> bool {
+        let endpoint = format!("Gateway {domain}, endpoint ");
+        self.problems.iter().any(|problem| problem.object.starts_with(&endpoint))
+    }
+
     /// Whether a member held a prefix.
     fn holds(&self, domain: &DomainName, node: &NodeName, prefix: &Prefix) -> bool {
         self.domains.get(domain).is_some_and(|domain| {

@@ -61,7 +61,9 @@ pub(in crate::kernel) const fn header(family: u8, resource: u16) -> [u8; 4] {
 
 /// What an event is about.
 pub(super) enum Event<'a> {
-    /// Nothing of ours.
+    /// That a transaction was, or a packet.
+    Nothing,
+    /// Something of others.
     Foreign,
     /// Our table, or a part of it other than elements.
     Table,
@@ -78,10 +80,10 @@ pub(super) fn decode_event<'a>(message: &Message<'a>) -> Event<'a> {
     let mut fields = message.fields();
     let family = fields.array::<4>().map(|[family, ..]| family);
     let what = message.kind & 0xff;
-    if message.kind >> 8 != NFNL_SUBSYS_NFTABLES
-        || family != Some(NFPROTO_INET)
-        || matches!(what, NFT_MSG_NEWGEN | NFT_MSG_TRACE)
-    {
+    if message.kind >> 8 != NFNL_SUBSYS_NFTABLES || matches!(what, NFT_MSG_NEWGEN | NFT_MSG_TRACE) {
+        return Event::Nothing;
+    }
+    if family != Some(NFPROTO_INET) {
         return Event::Foreign;
     }
     let (mut ours, mut set, mut elements) = (false, "", Attributes(&[]));

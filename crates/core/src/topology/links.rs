@@ -83,6 +83,11 @@ impl<'a> Links<'a> {
         }
     }
 
+    /// Whether the view has said what is wrong with a domain's endpoint.
+    pub(super) fn tells_of(&self, other: &DomainName) -> bool {
+        self.view.tells_of_endpoint(other)
+    }
+
     /// Why a link is down, and what to do.
     pub(super) fn explain(&self, why: Why) -> (&'static str, &'static str) {
         match why {

@@ -183,3 +183,17 @@ fn a_network_of_a_link_that_steered_prefixes_share_is_told_once() {
     assert_eq!(all.len(), 1);
     assert!(all[0].contains("10.10.11.0/24 and 2 more of other domains"), "{all:?}");
 }
+
+#[test]
+fn an_endpoint_without_a_key_is_told_once() {
+    let mut gateways = demo();
+    gateways[1].status.as_mut().unwrap().active_endpoints[0].config.clear();
+    let view = View::build(&gateways, &Settings::default(), None);
+    let of_site = |problems: &[Problem]| {
+        problems.iter().filter(|problem| problem.object.starts_with("Gateway site")).count()
+    };
+    let cloud = of(&gateways, "c1");
+    assert_eq!((of_site(&view.problems), of_site(&cloud.problems)), (1, 0), "{:?}", cloud.problems);
+    gateways[1].status.as_mut().unwrap().active_endpoints.clear();
+    assert_eq!(of_site(&of(&gateways, "c1").problems), 1, "with none at all nobody else says so");
+}

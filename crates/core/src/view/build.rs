@@ -93,7 +93,7 @@ fn parse<'a>(
     let nodes = status.map(|status| status.nodes.as_slice()).unwrap_or_default();
     let members = parse_members(&object, nodes, settings, before, problems);
     let active = status.map(|status| status.active_endpoints.as_slice()).unwrap_or_default();
-    let gateways = parse_gateways(&object, active, &members, problems);
+    let gateways = parse_gateways(&object, active, &members, before, problems);
     let extra = match gateway.metadata.annotations.get(EXTRA_CIDRS) {
         Some(list) => {
             parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems).0
@@ -237,6 +237,7 @@ fn parse_gateways(
     object: &str,
     active: &[Endpoint],
     members: &[Candidate],
+    before: Option<&Domain>,
     problems: &mut Vec<Problem>,
 ) -> Vec<GatewayNode> {
     let mut gateways: Vec<GatewayNode> = Vec::new();
@@ -259,10 +260,15 @@ fn parse_gateways(
             refuse("given twice, the first is used".to_owned(), "remove one from status.activeEndpoints");
             continue;
         }
-        let gateway = match parse_gateway(endpoint, member, &mut refuse) {
-            Ok(gateway) => gateway,
-            Err((what, remedy)) => {
-                refuse(what, remedy);
+        let held = before.and_then(|domain| domain.gateways.iter().find(|held| held.node == member.node));
+        let gateway = match (parse_gateway(endpoint, member, held, &mut refuse), held) {
+            (Ok(gateway), _) => gateway,
+            (Err((what, remedy)), Some(held)) => {
+                refuse(format!("{what}, it stays as it was"), remedy);
+                held.clone()
+            }
+            (Err((what, remedy)), None) => {
+                refuse(format!("{what}, the endpoint is left out"), remedy);
                 continue;
             }
         };
@@ -282,13 +288,14 @@ fn parse_gateways(
 fn parse_gateway(
     endpoint: &Endpoint,
     member: &Candidate,
+    held: Option<&GatewayNode>,
     report: &mut impl FnMut(String, &str),
 ) -> Result<GatewayNode, (String, &'static str)> {
     let port = |value: Option<i64>, field| match value {
         None | Some(0) => Ok(None),
-        Some(value) => u16::try_from(value).map(Some).map_err(|_| {
-            (format!("{field} {value} is no UDP port, the endpoint is left out"), "use 1 to 65535")
-        }),
+        Some(value) => u16::try_from(value)
+            .map(Some)
+            .map_err(|_| (format!("{field} {value} is no UDP port"), "use 1 to 65535")),
     };
     let listen = port(endpoint.port, "port")?;
     let mapped = port(endpoint.public_port, "publicPort")?;
@@ -298,8 +305,7 @@ fn parse_gateway(
         text => match text.parse::<IpAddr>() {
             Ok(address) if is_host_address(address) => Some(address),
             _ => {
-                let what = format!("publicIP {text:?} is no address of a host, the endpoint is left out");
-                return Err((what, "correct publicIP"));
+                return Err((format!("publicIP {text:?} is no address of a host"), "correct publicIP"));
             }
         },
     };
@@ -307,21 +313,16 @@ fn parse_gateway(
         report(format!("{error}, taken as Undefined"), "use one of the five names of the Gateway resource");
         NatType::Undefined
     });
-    let key = match endpoint.config.get(PUBLIC_KEY).map(|text| text.parse()) {
+    let key = match endpoint.config.get(PUBLIC_KEY).map(|text| text.parse::<PublicKey>()) {
         Some(Ok(key)) => Some(key),
-        Some(Err(error)) => {
-            report(
-                format!("{error}; no tunnel leads to it"),
-                "set config.publicKey to what `corax key` prints there",
-            );
-            None
-        }
-        None => {
-            report(
-                "has no config.publicKey; no tunnel leads to it".to_owned(),
-                "set it to what `corax key` prints on that node",
-            );
-            None
+        other => {
+            let what = match other {
+                Some(Err(error)) => error.to_string(),
+                _ => "has no config.publicKey".to_owned(),
+            };
+            let key = held.and_then(|held| held.key);
+            report(format!("{what}; {}", then(key)), "set config.publicKey to what `corax key` prints there");
+            key
         }
     };
     Ok(GatewayNode {
@@ -334,6 +335,14 @@ fn parse_gateway(
         nat_type,
         key,
     })
+}
+
+/// What becomes of a gateway node whose key is no good, and that had this one before.
+fn then(held: Option<PublicKey>) -> String {
+    match held {
+        Some(key) => format!("its last, {key}, stays"),
+        None => "no tunnel leads to it".to_owned(),
+    }
 }
 
 /// A node that two Gateways claim stays where it was, else goes to the first by name.
@@ -419,49 +428,70 @@ fn assemble(
 }
 
 /// Takes key or address off a gateway node that shares it with another domain's: whoever had it keeps it, else the first.
-/// Packets for one would reach the other.
+/// Packets for one would reach the other. Who had another one before keeps that.
 fn distinct_gateways(
     domains: &mut BTreeMap<DomainName, Domain>,
     previous: Option<&View>,
     problems: &mut Vec<Problem>,
 ) {
-    let mut keys: BTreeMap<PublicKey, (DomainName, NodeName)> = BTreeMap::new();
-    let mut sockets: BTreeMap<SocketAddr, (DomainName, NodeName)> = BTreeMap::new();
-    for incumbents in [true, false] {
-        for (name, domain) in domains.iter() {
-            let before = previous.and_then(|view| view.domains.get(name));
-            for gateway in &domain.gateways {
-                let held = before.is_some_and(|domain| domain.gateways.contains(gateway));
-                if incumbents && !held {
-                    continue;
-                }
-                let who = || (name.clone(), gateway.node.clone());
-                if let Some(key) = gateway.key {
-                    keys.entry(key).or_insert_with(who);
-                }
-                if let Some(socket) = gateway.socket() {
-                    sockets.entry(socket).or_insert_with(who);
-                }
+    distinct(
+        domains,
+        previous,
+        |gateway| gateway.key,
+        |gateway, object, (by, node), key| {
+            gateway.key = key;
+            let what = format!("has the publicKey of endpoint {node} of Gateway {by}; {}", then(key));
+            problems.push(Problem::new(object, what, "set it to what `corax key` prints on that node"));
+        },
+    );
+    distinct(domains, previous, GatewayNode::socket, |gateway, object, (by, node), socket| {
+        let then = match socket {
+            Some(socket) => format!("; its last, {socket}, stays"),
+            None => ", and is not spoken to".to_owned(),
+        };
+        gateway.address = socket.map(|socket| socket.ip());
+        gateway.port = socket.map_or(gateway.port, |socket| socket.port());
+        let what = format!("has the address and port of endpoint {node} of Gateway {by}{then}");
+        problems.push(Problem::new(object, what, "give each its own publicIP or publicPort"));
+    });
+}
+
+/// Sees to it that no two domains' gateway nodes have the same of something. `refuse` is told whose it is, and what the
+/// node had before, if nobody has that either.
+fn distinct<T: Copy + Ord>(
+    domains: &mut BTreeMap<DomainName, Domain>,
+    previous: Option<&View>,
+    of: impl Fn(&GatewayNode) -> Option<T>,
+    mut refuse: impl FnMut(&mut GatewayNode, String, &(DomainName, NodeName), Option<T>),
+) {
+    let held = |name: &DomainName, node: &NodeName| {
+        let before = previous?.domains.get(name)?.gateways.iter().find(|held| held.node == *node)?;
+        of(before)
+    };
+    let mut taken: BTreeMap<T, (DomainName, NodeName)> = BTreeMap::new();
+    for (name, domain) in domains.iter() {
+        for gateway in &domain.gateways {
+            if let Some(claim) = of(gateway).filter(|claim| held(name, &gateway.node) == Some(*claim)) {
+                taken.entry(claim).or_insert_with(|| (name.clone(), gateway.node.clone()));
             }
         }
     }
-    for (name, domain) in domains {
-        for gateway in &mut domain.gateways {
-            let object = format!("Gateway {name}, endpoint {}", gateway.node);
-            let other =
-                |by: Option<&(DomainName, NodeName)>| by.filter(|(domain, _)| domain != name).cloned();
-            if let Some((by, node)) = gateway.key.and_then(|key| other(keys.get(&key))) {
-                let what =
-                    format!("has the publicKey of endpoint {node} of Gateway {by}; no tunnel leads to it");
-                problems.push(Problem::new(&object, what, "set it to what `corax key` prints on that node"));
-                gateway.key = None;
-            }
-            if let Some((by, node)) = gateway.socket().and_then(|socket| other(sockets.get(&socket))) {
-                let what = format!(
-                    "has the address and port of endpoint {node} of Gateway {by}, and is not spoken to"
-                );
-                problems.push(Problem::new(object, what, "give each its own publicIP or publicPort"));
-                gateway.address = None;
+    // Those who are refused what others had, and keep what they had, come before those who ask for that.
+    let incumbents: BTreeSet<T> = taken.keys().copied().collect();
+    for contested in [true, false] {
+        for (name, domain) in domains.iter_mut() {
+            for gateway in &mut domain.gateways {
+                let Some(claim) = of(gateway).filter(|claim| incumbents.contains(claim) == contested) else {
+                    continue;
+                };
+                let own = (name.clone(), gateway.node.clone());
+                let by = taken.entry(claim).or_insert_with(|| own.clone()).clone();
+                if by.0 == *name {
+                    continue;
+                }
+                let last = held(name, &gateway.node)
+                    .filter(|last| taken.entry(*last).or_insert_with(|| own.clone()).0 == *name);
+                refuse(gateway, format!("Gateway {name}, endpoint {}", own.1), &by, last);
             }
         }
     }

@@ -159,6 +159,65 @@ fn a_wrong_key_costs_the_tunnel_to_it_and_is_told() {
 }
 
 #[test]
+fn a_gateways_last_good_key_and_socket_stay_where_new_ones_are_no_good() {
+    let with = |key: &str, ip: &str| Endpoint {
+        config: [("publicKey".to_owned(), key.to_owned())].into(),
+        public_ip: ip.to_owned(),
+        ..endpoint("s1")
+    };
+    let site =
+        |endpoint: Endpoint| domain("site").node("s1", "192.168.1.1", &["10.10.1.0/24"]).endpoint(endpoint);
+    let other = domain("other").node("o1", "10.0.0.1", &["10.10.2.0/24"]).public("o1", "203.0.113.9");
+    let good = Endpoint { public_ip: "203.0.113.1".to_owned(), ..endpoint("s1") };
+    let before = build(&[site(good).into(), other.clone().into()]);
+    let stolen = &endpoint("o1").config["publicKey"];
+    let own = &endpoint("s1").config["publicKey"];
+    for (bad, what) in [
+        (with("c2VjcmV0", "203.0.113.1"), format!("; its last, {own}, stays")),
+        (Endpoint { config: [].into(), ..with("", "203.0.113.1") }, format!("; its last, {own}, stays")),
+        (with(stolen, "203.0.113.1"), format!("of endpoint o1 of Gateway other; its last, {own}, stays")),
+        (with(own, "203.0.113.9"), "; its last, 203.0.113.1:4500, stays".to_owned()),
+        (with(own, "nowhere"), "publicIP \"nowhere\" is no address of a host, it stays as it was".to_owned()),
+        (Endpoint { port: Some(70_000), ..with(own, "") }, "port 70000 is no UDP port, it stays".to_owned()),
+    ] {
+        let view =
+            View::build(&[site(bad).into(), other.clone().into()], &Settings::default(), Some(&before));
+        assert_eq!(view.domains, before.domains, "{what}");
+        assert!(told(&view, &what), "{what}: {:?}", view.problems);
+    }
+}
+
+#[test]
+fn a_key_that_is_kept_is_kept_from_others_too_and_keys_may_be_exchanged() {
+    let with = |name: &str, node: &str, address: &str, key: &str| {
+        let pods =
+            format!("10.10.{}.0/24", address.len() + node.len() + usize::from(name.as_bytes()[0]) % 100);
+        let config = endpoint(key).config;
+        domain(name).node(node, address, &[&pods]).endpoint(Endpoint { config, ..endpoint(node) })
+    };
+    let before =
+        build(&[with("b", "b1", "10.0.0.1", "one").into(), with("c", "c1", "10.0.0.22", "two").into()]);
+    assert_eq!(before.problems, []);
+    // b asks for c's, and a newcomer for b's.
+    let thieves = [
+        with("a", "a1", "10.0.0.3", "one").into(),
+        with("b", "b1", "10.0.0.1", "two").into(),
+        with("c", "c1", "10.0.0.22", "two").into(),
+    ];
+    let view = View::build(&thieves, &Settings::default(), Some(&before));
+    let key =
+        |view: &View, domain: &str| view.domains[&domain.parse::<DomainName>().unwrap()].gateways[0].key;
+    for name in ["b", "c"] {
+        assert_eq!(key(&view, name), key(&before, name), "{:?}", view.problems);
+    }
+    assert_eq!(key(&view, "a"), None);
+    let exchanged = [with("b", "b1", "10.0.0.1", "two").into(), with("c", "c1", "10.0.0.22", "one").into()];
+    let view = View::build(&exchanged, &Settings::default(), Some(&before));
+    assert_eq!((key(&view, "b"), key(&view, "c")), (key(&before, "c"), key(&before, "b")));
+    assert_eq!(view.problems, []);
+}
+
+#[test]
 fn a_node_of_two_gateways_stays_where_it_was() {
     let a = domain("a").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
     let b = domain("b").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
