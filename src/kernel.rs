@@ -61,6 +61,9 @@ const ROUNDS: usize = 8;
 /// From so many messages in a row, reading all anew afterwards costs less than hearing of each.
 const MANY: usize = 1024;
 
+/// Why the overlay stays down.
+const UNGUARDED: &str = "without the table that says who may speak to it, the overlay stays down";
+
 /// What happened since the last time.
 #[derive(Debug, Default)]
 pub(crate) struct Drained {
@@ -240,6 +243,7 @@ impl Kernel {
             batch: Batch::default(),
             made: BTreeSet::new(),
             table: None,
+            unguarded: self.nft.is_absent() && self.mirror.observed.unknown.contains(&Backend::Nft),
             low: None,
         };
         self.settle();
@@ -254,12 +258,20 @@ impl Kernel {
                     Kind::Message => self.queue(&mut run, number, change),
                     Kind::Link => match change {
                         // It hears nobody as long as the table does not say who may speak.
-                        Change::AddLink(device, link) if run.table.is_some() && !self.nft.stands() => {
+                        Change::AddLink(device @ Device::Overlay, link)
+                            if run.unguarded || !self.nft.stands() =>
+                        {
                             let down = Change::AddLink(*device, Link { up: false, ..link.clone() });
                             self.link(&mut run, number, &down);
                             if run.is_ok(number) {
                                 run.low = Some((number, Change::SetLink(*device, link.clone())));
                             }
+                        }
+                        Change::SetLink(device @ Device::Overlay, _)
+                            if run.unguarded
+                                && self.mirror.observed.links.get(device).is_some_and(|link| !link.up) =>
+                        {
+                            run.set(number, Err(ApplyError::new(change, UNGUARDED)));
                         }
                         _ => self.link(&mut run, number, change),
                     },
@@ -268,10 +280,11 @@ impl Kernel {
                             self.finish_table(&mut run);
                         }
                         let result = self.alone(change, elsewhere);
-                        run.set(number, result);
                         if matches!(change, Change::ReplaceTable(..)) {
                             run.table = Some(number);
+                            run.unguarded = result.is_err() && self.nft.is_absent();
                         }
+                        run.set(number, result);
                     }
                     Kind::Elsewhere => {
                         let result = elsewhere(change);
@@ -312,16 +325,20 @@ impl Kernel {
 
     /// Waits until a table that is being made holds, and lets the link up that waited for that.
     fn stand(&mut self, run: &mut Run<'_>) {
-        let Some(number) = run.table.filter(|_| !self.nft.stands()) else { return };
-        self.send(run);
-        let stands = self.nft.stand();
-        if let (Some(change), Err(refused)) = (run.changes.get(number), stands) {
-            run.set(number, Err(refuse(change, refused)));
+        if let Some(number) = run.table.filter(|_| !self.nft.stands()) {
+            self.send(run);
+            let stands = self.nft.stand();
+            if let (Some(change), Err(refused)) = (run.changes.get(number), stands) {
+                run.set(number, Err(refuse(change, refused)));
+                run.unguarded = true;
+            }
+            self.written = Instant::now();
         }
-        if let Some((number, change)) = run.low.take() {
-            self.link(run, number, &change);
+        let Some((number, up)) = run.low.take() else { return };
+        match run.changes.get(number) {
+            Some(change) if run.unguarded => run.set(number, Err(ApplyError::new(change, UNGUARDED))),
+            _ => self.link(run, number, &up),
         }
-        self.written = Instant::now();
     }
 
     /// Reads what Raven left, of which no event tells.
@@ -458,7 +475,8 @@ impl Kernel {
                 return result.map_err(|failure| ApplyError::of(change, &failure));
             }
             Change::ReplaceTable(ruleset, elements) => {
-                self.nft.replace(ruleset, elements, !observed.links.is_empty())
+                let in_use = !observed.links.is_empty();
+                self.nft.replace(observed, ruleset, elements, in_use)
             }
             Change::ChangeElements { delete, add } => self.nft.change(observed, delete, add),
             Change::DeleteTable => self.nft.delete(observed),
@@ -561,6 +579,8 @@ struct Run<'a> {
     made: BTreeSet<Device>,
     /// The change whose table is still being made.
     table: Option<usize>,
+    /// There is no table, and none could be made.
+    unguarded: bool,
     /// What brings the link up that was made before the table stood, and the number of the change that made it.
     low: Option<(usize, Change)>,
 }

@@ -5,6 +5,7 @@
 mod elements;
 mod filter;
 mod legacy;
+mod making;
 mod obstacle;
 pub(super) mod wire;
 
@@ -12,11 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use corax_core::nft::{CHECKSUM_SET, Ruleset};
+use corax_core::nft::{CHECKSUM_SET, Ruleset, outline};
 use corax_core::object::{Set, SetRole};
 use corax_core::observed::{NftTable, Observed};
 use corax_core::prefix::{Family, Prefix};
@@ -26,6 +25,7 @@ use nix::errno::Errno;
 use sha2::{Digest as _, Sha256};
 
 use self::elements::{Raw, paired};
+use self::making::{Made, Making, Steps, Turnover};
 use self::wire::{Batch, ElementEvent, Event};
 use super::connections;
 use super::error::{Error, Failure};
@@ -35,9 +35,6 @@ use super::wire::Messages;
 
 pub(super) const NETLINK_NETFILTER: u16 = 12;
 const NFNLGRP_NFTABLES: u32 = 7;
-
-/// From so many elements on, nft is not asked to add them.
-const MANY: usize = 1024;
 
 /// How often the chains of others are looked at, at most: kube-proxy has tens of thousands, and changes them all the time.
 const LOOK: Duration = Duration::from_secs(3);
@@ -53,6 +50,8 @@ pub(super) struct Nft {
     port: u32,
     /// The table by its listing, before its elements are looked at.
     table: NftTable,
+    /// What it declares, by the same.
+    outline: BTreeSet<String>,
     /// Sets with elements that Corax cannot have put there.
     odd: BTreeSet<Set>,
     /// Read the table anew.
@@ -69,22 +68,13 @@ pub(super) struct Nft {
     legacy: (Vec<obstacle::Obstacle>, Vec<Problem>),
     /// The table that is being made.
     making: Option<Making>,
+    /// Fingerprint of the table that was made last, and the digest of its listing.
+    lists_as: Option<(u64, u64)>,
     /// The listing of a table that has just been made.
     made: Option<String>,
     /// Changes of elements that have not been put together yet.
     added: BTreeMap<Set, Vec<Raw>>,
     deleted: BTreeMap<Set, Vec<Raw>>,
-}
-
-/// A table on its way.
-struct Making {
-    fingerprint: u64,
-    /// The kernel's count of transactions once all is done, if nobody else makes one.
-    generation: u32,
-    /// Whether it holds, as soon as that is known; none once it was asked for.
-    stands: Option<Receiver<Result<(), Error>>>,
-    /// Makes it, fills in the members, and gives the listing.
-    worker: JoinHandle<Result<Option<String>, Refused>>,
 }
 
 /// Why the table could not be changed.
@@ -123,6 +113,7 @@ impl Nft {
             events,
             port,
             table: NftTable::Absent,
+            outline: BTreeSet::new(),
             odd: BTreeSet::new(),
             stale: true,
             stale_sets: BTreeSet::new(),
@@ -132,6 +123,7 @@ impl Nft {
             obstacles: Vec::new(),
             legacy: Default::default(),
             making: None,
+            lists_as: None,
             made: None,
             added: BTreeMap::new(),
             deleted: BTreeMap::new(),
@@ -272,6 +264,7 @@ impl Nft {
             listing => listing,
         };
         self.table = known_by(checksum, listing.as_deref());
+        self.outline = listing.as_deref().map(outline).unwrap_or_default();
         self.read_sets(observed)
     }
 
@@ -339,92 +332,70 @@ impl Nft {
     /// done. `in_use`: there are devices of ours, or Raven's, that packets go by already.
     pub(super) fn replace(
         &mut self,
+        observed: &mut Observed,
         ruleset: &Ruleset,
         elements: &[(Set, Prefix)],
         in_use: bool,
     ) -> Result<(), Refused> {
-        // nft takes its time over ten thousand elements. Where there was no table, nobody depends yet on who may send to the
-        // VXLAN port, and that set is filled after it.
-        let absent = self.table == NftTable::Absent;
-        let fill = absent && elements.len() >= MANY;
-        let (later, with): (Vec<_>, Vec<_>) =
-            elements.iter().partition(|(set, _)| fill && set.role == SetRole::Members);
-        // A kernel applies new rules a moment before it finds the elements of new sets, and packets that are on their way
-        // would be dropped as strangers': where there are devices and no table, the sets come first.
-        let texts = if absent && in_use {
-            let (mut sets, mut chains) = (String::new(), String::new());
-            ruleset
-                .write_sets(&mut sets, &with)
-                .and_then(|()| ruleset.write_chains(&mut chains))
-                .map(|()| vec![sets, chains])
+        self.drain(observed)?;
+        let steps = if self.table == NftTable::Absent {
+            Steps::anew(ruleset, elements, in_use)
         } else {
-            let mut text = String::new();
-            ruleset.write(&mut text, &with).map(|()| vec![text])
+            let stays = self.odd.is_empty() && self.outline == ruleset.outline();
+            Steps::again(ruleset, elements, stays.then(|| Turnover::of(observed, elements)))
         };
-        let texts = texts.expect("writing to a string cannot fail");
+        let absent = self.table == NftTable::Absent;
         self.stale = true;
         // The kernel makes an event of each element.
         self.events.leave(&[NFNLGRP_NFTABLES])?;
         let generation = wire::generation(&mut self.requests)?;
-        let steps = u32::try_from(texts.len()).unwrap_or(u32::MAX) + u32::from(!later.is_empty());
-        let generation = generation.wrapping_add(steps);
-        let program = self.program.clone();
-        let (told, stands) = mpsc::sync_channel(1);
-        let worker = std::thread::spawn(move || {
-            let mut texts = texts.iter();
-            let made =
-                texts.try_for_each(|text| program::run(&program, &["-f", "-"], text, "-f -").map(drop));
-            let failed = made.is_err();
-            let _ = told.send(made);
-            if failed {
-                return Ok(None);
-            }
-            if !later.is_empty() {
-                send_elements(&mut Socket::open(NETLINK_NETFILTER, false)?, &[], &later)?;
-            }
-            Ok(listing(&program)?)
-        });
-        let fingerprint = ruleset.fingerprint();
-        self.making = Some(Making { fingerprint, generation, stands: Some(stands), worker });
+        self.making = Some(Making::begin(&self.program, ruleset.fingerprint(), generation, steps));
         if absent { Ok(()) } else { self.stand() }
+    }
+
+    /// Whether there was no table when it was last looked at.
+    pub(super) fn is_absent(&self) -> bool {
+        self.table == NftTable::Absent
     }
 
     /// Whether no table is being made that does not hold yet.
     pub(super) fn stands(&self) -> bool {
-        self.making.as_ref().is_none_or(|making| making.stands.is_none())
+        self.making.as_ref().is_none_or(Making::stands)
     }
 
     /// Waits until the table that is being made holds.
     pub(super) fn stand(&mut self) -> Result<(), Refused> {
-        let Some(stands) = self.making.as_mut().and_then(|making| making.stands.take()) else {
-            return Ok(());
-        };
-        let made = stands.recv().unwrap_or_else(|_| Err(panicked("-f -")));
-        if made.is_err() {
+        let stands = self.making.as_mut().map_or(Ok(()), Making::stand);
+        if stands.is_err() {
             self.making = None;
         }
-        Ok(made?)
+        stands
     }
 
     /// Waits for what is still being done for a table, and puts the seal on it. The next [`drain`](Self::drain) reads it.
     pub(super) fn finish(&mut self) -> Result<(), Refused> {
-        let made =
-            self.making.take().map(|making| (making.worker.join(), making.fingerprint, making.generation));
+        let made = self.making.take().map(Making::end);
         self.events.join(&[NFNLGRP_NFTABLES])?;
-        let Some((listing, fingerprint, generation)) = made else { return Ok(()) };
-        // What somebody else wrote meanwhile is in the listing, or unheard: then it is not sealed, and made once more.
-        if let (Some(listing), true) = (
-            listing.map_err(|_| panicked("list table"))??,
-            wire::generation(&mut self.requests)? == generation,
-        ) {
-            let checksum = u128::from(fingerprint) << 64 | u128::from(digest(&listing));
+        let Some(Made { fingerprint, generation, listing: mut list }) = made.transpose()? else {
+            return Ok(());
+        };
+        let undisturbed = wire::generation(&mut self.requests)? == generation;
+        if !undisturbed {
+            self.foreign = true;
+            // What somebody else did to the table is in this, or heard from now on.
+            list = listing(&self.program)?;
+        }
+        let Some(list) = list else { return Ok(()) };
+        // Made twice and found the same, it is as it was made, whatever others do beside it.
+        let lists_as = (fingerprint, digest(&list));
+        if undisturbed || self.lists_as == Some(lists_as) {
+            let checksum = u128::from(fingerprint) << 64 | u128::from(lists_as.1);
             let element = Prefix::host(IpAddr::from(Ipv6Addr::from(checksum)));
             self.send(|batch| batch.add(CHECKSUM_SET, false, &[element]))?;
-            self.made = Some(listing);
+            self.made = Some(list);
             self.stale = false;
-        } else {
-            self.foreign = true;
         }
+        self.lists_as = Some(lists_as);
         Ok(())
     }
 
@@ -511,10 +482,6 @@ impl Nft {
             result => result.map_err(|failure| Error::Read { what: "nftables counters", failure }),
         }
     }
-}
-
-fn panicked(what: &'static str) -> Error {
-    Error::Program { program: "nft".to_owned(), what, text: "its thread panicked".to_owned() }
 }
 
 /// What nft prints of the table, without elements and counters; none where there is no table.

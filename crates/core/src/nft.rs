@@ -1,6 +1,7 @@
 //! The nftables table `inet corax`: sources, both locks, the guard of the overlay, MSS. Never a rule in a chain of
 //! others.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
@@ -76,6 +77,44 @@ impl Ruleset {
         write!(out, "table inet {ALIAS} {{\n{}}}", self.chains())
     }
 
+    /// Writes the transaction that makes the rules of a table that stands anew, and brings its sets from what they hold to
+    /// what they are to hold. Unlike [`write`](Self::write) it keeps the counters, and packets under way meet full sets. Only
+    /// for a table whose [`outline`] is that of [`write`](Self::write).
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_renewal(
+        &self,
+        out: &mut dyn fmt::Write,
+        delete: &[(Set, Prefix)],
+        add: &[(Set, Prefix)],
+    ) -> fmt::Result {
+        writeln!(out, "flush set inet {ALIAS} {CHECKSUM_SET}")?;
+        let chains = self.chains();
+        for line in outline(&chains) {
+            writeln!(out, "flush {}", line.replacen(' ', &format!(" inet {ALIAS} "), 1))?;
+        }
+        for (verb, elements) in [("delete", delete), ("add", add)] {
+            for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
+                let Some((set, _)) = group.first() else { continue };
+                write!(out, "{verb} element inet {ALIAS} {set} {{ ")?;
+                write_elements(out, group)?;
+                out.write_str(" }\n")?;
+            }
+        }
+        self.write_chains(out)
+    }
+
+    /// The [`outline`] of the table.
+    #[must_use]
+    pub fn outline(&self) -> BTreeSet<String> {
+        let mut text = String::new();
+        self.write_sets(&mut text, &[])
+            .and_then(|()| self.write_chains(&mut text))
+            .expect("writing to a string cannot fail");
+        outline(&text)
+    }
+
     fn write_table(&self, out: &mut dyn fmt::Write, elements: &[(Set, Prefix)], chains: &str) -> fmt::Result {
         writeln!(out, "table inet {ALIAS} {{")?;
         for (counter, _) in DROP_COUNTERS {
@@ -95,7 +134,7 @@ impl Ruleset {
         let ours = ours.join(", ");
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
-        // Transit is untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the
+        // A VXLAN socket hears broadcasts and groups as well. Transit is untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the
         // outer packet gets it masqueraded. An answer to a client outside, who came by a NodePort and has a source of
         // this node's since, is to leave by the main table: rule 99. Both NATs have to be there: a CNI that masquerades
         // alone, while this table is missing, makes no such client of a pod.
@@ -103,7 +142,7 @@ impl Ruleset {
             text,
             "	chain guard_prerouting {{
 		type filter hook prerouting priority -300; policy accept;
-		udp dport {VXLAN_PORT} fib daddr type local jump vxlan_in
+		udp dport {VXLAN_PORT} fib daddr type != unicast jump vxlan_in
 		iifname \"{overlay}\" jump overlay_in
 		iifname {{ {ours} }} jump transit
 	}}
@@ -189,6 +228,14 @@ impl Ruleset {
         );
         text
     }
+}
+
+/// What a table declares, by its text or nft's listing: kind and name of chains, sets, counters and whatever else stands there.
+#[must_use]
+pub fn outline(text: &str) -> BTreeSet<String> {
+    let declared = text.lines().filter_map(|line| line.strip_prefix('\t'));
+    let declared = declared.filter(|line| !line.starts_with(['\t', '}', '#']));
+    declared.map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")).collect()
 }
 
 fn write_set(out: &mut dyn fmt::Write, set: Set, elements: &[(Set, Prefix)]) -> fmt::Result {

@@ -159,10 +159,8 @@ fn a_ruleset_that_nft_refuses_is_an_error_with_its_words() {
 
 /// A program in nft's place: before it makes a table it waits for a neighbour on the overlay, and writes down what else is there.
 fn slow_nft(folder: &std::path::Path) -> std::path::PathBuf {
-    let program = folder.join("nft");
     let text = format!(
-        "#!/bin/sh
-        if [ $1 = -f ]; then
+        "if [ $1 = -f ]; then
             n=0
             until ip neigh show dev raven0 | grep -q 240.0.0.2 || [ $n = 500 ]; do n=$((n + 1)); done
             (ip -br link show raven0; ip nexthop; ip route show table all type unicast dev raven0) > {}/seen
@@ -170,9 +168,7 @@ fn slow_nft(folder: &std::path::Path) -> std::path::PathBuf {
         exec nft \"$@\"",
         folder.display()
     );
-    std::fs::write(&program, text).unwrap();
-    sh(&format!("chmod 0755 {}", program.display()));
-    program
+    script(folder, &text)
 }
 
 #[test]
@@ -214,5 +210,144 @@ fn drops_are_counted_by_reason() {
         let _ = socket.send_to(b"plaintext", "192.0.2.9:9");
         let (_, packets, bytes) = count(&mut kernel);
         assert_eq!((packets, bytes), (1, 20 + 8 + 9));
+    });
+}
+
+/// nft, with `then` done after every ruleset that it makes.
+fn meddling_nft(folder: &std::path::Path, then: &str) -> std::path::PathBuf {
+    script(folder, &format!("nft \"$@\" || exit; [ $1 != -f ] || {{ {then}; }}"))
+}
+
+fn script(folder: &std::path::Path, text: &str) -> std::path::PathBuf {
+    let program = folder.join("nft");
+    std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
+    sh(&format!("chmod 0755 {}", program.display()));
+    program
+}
+
+#[test]
+fn others_who_write_beside_the_table_do_not_keep_it_from_being_known() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kernel = Kernel::open().unwrap();
+        kernel.nft.use_program(meddling_nft(
+            folder.path(),
+            "nft add table inet other; nft delete table inet other",
+        ));
+        let replace = [Change::ReplaceTable(Box::new(ruleset()), vec![])];
+        apply(&mut kernel, &replace);
+        assert_eq!(kernel.observed().nft, NftTable::Altered, "it may have been this table");
+        apply(&mut kernel, &replace);
+        assert!(intact(&kernel), "twice the same");
+        assert_mirror_is_fresh(&mut kernel, "a table made beside others");
+    });
+}
+
+#[test]
+fn others_who_write_into_the_table_do_keep_it_from_being_known() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kernel = made();
+        let rule = "nft insert rule inet corax lock ip saddr 192.0.2.$(($(date +%s%N) / 1000 % 250)) accept";
+        kernel.nft.use_program(meddling_nft(folder.path(), rule));
+        for _ in 0..3 {
+            apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), vec![])]);
+            assert_eq!(kernel.observed().nft, NftTable::Altered);
+        }
+    });
+}
+
+#[test]
+fn a_table_whose_rules_are_made_anew_keeps_its_counters_and_what_its_sets_are_to_hold() {
+    in_namespace(|| {
+        let mut kernel = made();
+        let (members, own) = (set(SetRole::Members, Family::V4), set(SetRole::Own, Family::V4));
+        let elements = vec![(members, prefix("172.16.0.77")), (own, prefix("10.10.4.0/23"))];
+        let mut other = ruleset();
+        other.mss4 -= 40;
+        for (line, ruleset) in [
+            ("nft insert rule inet corax lock accept", ruleset()),
+            ("nft flush chain inet corax lock", ruleset()),
+            ("true", other),
+        ] {
+            sh(line);
+            sh("nft add table inet counted; nft list counters");
+            let before = sh("nft -a list counter inet corax plaintext_lock");
+            kernel.drain();
+            apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset), elements.clone())]);
+            assert!(intact(&kernel), "{line}");
+            assert_eq!(kernel.observed().elements.keys().copied().collect::<Vec<_>>(), elements, "{line}");
+            assert_mirror_is_fresh(&mut kernel, line);
+            assert_eq!(
+                sh("nft -a list counter inet corax plaintext_lock"),
+                before,
+                "{line}: the same object"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_table_that_sleeps_is_made_anew() {
+    in_namespace(|| {
+        let mut kernel = made();
+        sh("nft add table inet corax '{ flags dormant; }'");
+        assert!(kernel.drain().ours);
+        apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), vec![])]);
+        assert!(intact(&kernel));
+        assert!(!sh("nft list table inet corax").contains("dormant"));
+    });
+}
+
+#[test]
+fn where_packets_go_by_already_the_rules_come_after_all_members() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kernel = made();
+        sh("nft flush ruleset");
+        kernel.drain();
+        let listed = folder.path().join("listed");
+        let look = format!(
+            "case $(nft list chains) in *vxlan_in*) ;; *) nft -j list set inet corax members4 > {} ;; esac",
+            listed.display()
+        );
+        // It looks before the rules are made, and again before each text after that.
+        kernel.nft.use_program(script(
+            folder.path(),
+            &format!("[ $1 != -f ] || {{ {look}; }} 2> /dev/null\nexec nft \"$@\""),
+        ));
+        let members = set(SetRole::Members, Family::V4);
+        let elements: Vec<_> =
+            (0..2000).map(|n: u32| (members, prefix(&format!("172.16.{}.{}", n / 250, n % 250)))).collect();
+        apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), elements)]);
+        let seen = std::fs::read_to_string(listed).unwrap();
+        assert_eq!(seen.matches("172.16.").count(), 2000, "{seen}");
+        assert!(intact(&kernel));
+        assert_mirror_is_fresh(&mut kernel, "a large table");
+    });
+}
+
+#[test]
+fn without_a_table_the_overlay_stays_down() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kernel = Kernel::open().unwrap();
+        kernel.nft.use_program(script(folder.path(), "[ $1 != -f ] || exit 1; exec nft \"$@\""));
+        let replace = Change::ReplaceTable(Box::new(ruleset()), Vec::new());
+        let mut changes = vec![replace.clone(), put_overlay()];
+        let up = match put_overlay() {
+            Change::AddLink(device, link) => Change::SetLink(device, link),
+            other => panic!("{other:?}"),
+        };
+        // The second time it is there, and only to be set up.
+        for what in ["made", "set up"] {
+            let results = kernel.apply(&changes, &mut nowhere);
+            assert!(results.iter().all(Result::is_err), "{what}: {results:?}");
+            assert!(!sh("ip -br link show raven0").contains(",UP,"), "{what}");
+            changes = vec![replace.clone(), up.clone()];
+        }
+        kernel.nft.use_program("/usr/sbin/nft".into());
+        apply(&mut kernel, &changes);
+        assert!(sh("ip -br link show raven0").contains(",UP,"));
     });
 }
