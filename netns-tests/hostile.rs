@@ -227,6 +227,39 @@ fn a_firewall_that_lets_everything_of_corax_through_is_no_problem() {
 }
 
 #[test]
+fn a_firewall_that_lets_little_out_is_told_of_with_what_to_set() {
+    firewalls_are_told_of_and_passed(|space| {
+        space.nft(
+            "table inet firewall {
+                 chain out {
+                     type filter hook output priority filter; policy drop;
+                     oifname { lo, cni0 } accept
+                     meta l4proto { icmp, ipv6-icmp } accept
+                 }
+             }",
+        );
+    });
+}
+
+/// What kubelets before 1.27 make, and later ones leave where it is.
+#[test]
+fn what_kubelet_drops_by_its_mark_is_not_ours() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 2).mesh()]);
+    for node in lab.nodes() {
+        node.space.sh("for program in iptables ip6tables; do
+                           $program -N KUBE-FIREWALL
+                           $program -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP
+                           $program -I OUTPUT -j KUBE-FIREWALL
+                           $program -I INPUT -j KUBE-FIREWALL
+                       done");
+    }
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
 fn ufw_is_told_of_with_what_to_set() {
     firewalls_are_told_of_and_passed(|space| {
         space.feed(&["iptables-restore"], include_str!("fixtures/ufw/iptables.rules"));

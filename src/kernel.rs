@@ -39,7 +39,7 @@ use nix::errno::Errno;
 use tracing::{info, warn};
 
 pub(crate) use self::error::{ApplyError, Error, port_taken};
-pub(crate) use self::facts::FactsQuery;
+pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
 
 use self::apply::{Batch, Impossible};

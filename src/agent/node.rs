@@ -19,7 +19,7 @@ use corax_core::view::{Domain, View};
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
-use crate::kernel::{ApplyError, FactsQuery, Kernel, port_taken};
+use crate::kernel::{ApplyError, FactsQuery, Kernel, UdpPort, port_taken};
 use crate::wireguard::key::PrivateKey;
 use crate::wireguard::userspace::Userspace;
 use crate::wireguard::{self, Driver, process};
@@ -155,15 +155,19 @@ impl Node {
         facts
     }
 
-    /// UDP ports of the node that others must reach: VXLAN's where there are other members, and the tunnel's of a gateway
-    /// that is spoken to first.
-    fn ports(&self, view: &View) -> Vec<(Family, u16)> {
+    /// UDP ports that the node speaks by: VXLAN's where there are other members, and a gateway's tunnel's.
+    fn ports(&self, view: &View) -> Vec<UdpPort> {
         let Some((_, domain, member)) = view.member(&self.args.identity.node_name) else { return Vec::new() };
-        let overlay = (domain.members.len() > 1).then_some((Family::of(member.underlay), VXLAN_PORT));
-        let own = domain.gateway().filter(|gateway| gateway.node == member.node && !gateway.under_nat);
-        let tunnel = own.map(|gateway| {
-            let family = Family::of(gateway.address.unwrap_or(member.underlay));
-            (family, self.options.listen.or(gateway.listen).unwrap_or(TUNNEL_PORT))
+        let overlay = (domain.members.len() > 1).then_some(UdpPort {
+            family: Family::of(member.underlay),
+            number: VXLAN_PORT,
+            spoken_to: true,
+        });
+        let own = domain.gateway().filter(|gateway| gateway.node == member.node);
+        let tunnel = own.map(|gateway| UdpPort {
+            family: Family::of(gateway.address.unwrap_or(member.underlay)),
+            number: self.options.listen.or(gateway.listen).unwrap_or(TUNNEL_PORT),
+            spoken_to: !gateway.under_nat,
         });
         overlay.into_iter().chain(tunnel).collect()
     }

@@ -229,13 +229,12 @@ impl Reconciler {
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
             info!(changes = done.len(), first = Report::line(&first.change), "repaired");
         }
-        let unsettled = !unsure.is_empty();
         self.record(done, unsure);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
             self.times.gather = Instant::now() + GATHER;
         }
-        if unsettled {
+        if !self.failed.is_empty() {
             self.times.calm = Instant::now() + CALM;
         }
         if self.failed.is_empty() {
@@ -291,12 +290,16 @@ impl Reconciler {
             error!(object, remedy, "{what}");
         }
         let mut failed = unsure;
-        // Of ten thousand changes only the last are kept, and making a line of each is not free.
+        // Of ten thousand changes only the last are kept, and making a line of each is not free. Refused ones often have one
+        // cause, which the first tell.
         let kept = done.len().saturating_sub(Report::KEPT);
+        let mut refused = 0;
         for (number, Done { change, error }) in done.into_iter().enumerate() {
             self.metrics.change(&change, error.is_none());
             debug!(%change, error = error.as_ref().map(tracing::field::display), "change");
-            if number < kept && error.is_none() {
+            refused += usize::from(error.is_some());
+            let told = if error.is_some() { refused <= Report::KEPT } else { number >= kept };
+            if !told {
                 continue;
             }
             let line = Report::line(&change);
@@ -308,6 +311,14 @@ impl Reconciler {
                 failed.push(problem);
             }
             self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
+        }
+        if refused > Report::KEPT {
+            let what = format!("{} more were refused", refused - Report::KEPT);
+            failed.push(Problem::new(
+                "changes",
+                what,
+                "see to those that are told first; all are tried again",
+            ));
         }
         self.failed = failed;
     }

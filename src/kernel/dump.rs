@@ -151,8 +151,6 @@ fn sysctls(mirror: &mut Mirror) {
     let found = sysctl::read(mirror.devices.keys().copied());
     mirror.changed |= found != mirror.observed.sysctls;
     mirror.observed.sysctls = found;
-    // They are announced together with those of the whole node, which facts tell.
-    mirror.facts = true;
 }
 
 fn rules(socket: &mut Socket, mirror: &mut Mirror) -> Result<(), Failure> {

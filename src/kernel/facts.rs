@@ -21,6 +21,15 @@ use super::sysctl;
 /// Priorities below this one are asked before, or amid, Corax's rules.
 const FIRST_FREE_PRIORITY: u32 = 104;
 
+/// A UDP port that the node speaks by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UdpPort {
+    pub(crate) family: Family,
+    pub(crate) number: u16,
+    /// Others speak first.
+    pub(crate) spoken_to: bool,
+}
+
 /// What facts are asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FactsQuery {
@@ -28,8 +37,8 @@ pub(crate) struct FactsQuery {
     pub(crate) underlay: Option<IpAddr>,
     /// Endpoints of its tunnels.
     pub(crate) endpoints: Vec<IpAddr>,
-    /// Its UDP ports that others must reach.
-    pub(crate) ports: Vec<(Family, u16)>,
+    /// UDP ports that it speaks by.
+    pub(crate) ports: Vec<UdpPort>,
 }
 
 /// Facts from the mirror, from `/proc/sys`, and of the ways that the kernel would take.

@@ -120,7 +120,10 @@ impl Mirror {
             },
             // Equal rules tell nothing from each other in events, and there are few rules.
             rule::RTM_NEWRULE | rule::RTM_DELRULE => self.stale.rules = true,
-            sysctl::RTM_NEWNETCONF | sysctl::RTM_DELNETCONF => self.stale.sysctls = true,
+            // Those of the whole node are announced together with the devices', and facts tell of them.
+            sysctl::RTM_NEWNETCONF | sysctl::RTM_DELNETCONF => {
+                (self.stale.sysctls, self.facts) = (true, true);
+            }
             _ => {}
         }
     }

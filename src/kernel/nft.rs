@@ -29,6 +29,7 @@ use self::making::{Made, Making, Steps, Turnover};
 use self::wire::{Batch, ElementEvent, Event};
 use super::connections;
 use super::error::{Error, Failure};
+use super::facts::UdpPort;
 use super::program;
 use super::socket::{Received, Socket};
 use super::wire::Messages;
@@ -443,8 +444,8 @@ impl Nft {
         self.foreign.then(|| self.looked.map_or_else(Instant::now, |at| at + self.pause))
     }
 
-    /// Chains of others that may drop what is on its way between domains, or what others send to these UDP ports.
-    pub(super) fn obstacles(&mut self, ports: &[(Family, u16)]) -> Result<Vec<Problem>, Error> {
+    /// Chains of others that may drop what is on its way between domains, or by these UDP ports.
+    pub(super) fn obstacles(&mut self, ports: &[UdpPort]) -> Result<Vec<Problem>, Error> {
         if self.looked.is_none_or(|at| at.elapsed() >= self.pause) {
             let begun = Instant::now();
             self.looked = Some(begun);

@@ -75,11 +75,11 @@ pub(super) fn the_device_is_set_as_wg_shows_it(driver: &mut dyn Driver, key: &Pr
     assert_eq!((blank.tunnel.key, blank.tunnel.mark, blank.peers.len()), (None, 0, 0));
     assert!(super::running_key(DEVICE).is_none());
 
-    let wanted = Tunnel { port: 4500, mark: 0x0c02_a0a8, key: Some(key.public()) };
+    let wanted = Tunnel { port: 4500, mark: corax_core::object::FWMARK, key: Some(key.public()) };
     driver.set_tunnel(DEVICE, &wanted.into()).unwrap();
     assert_eq!(run("wg show raven-wg0 public-key"), key.public().to_string());
     assert_eq!(run("wg show raven-wg0 listen-port"), "4500");
-    assert_eq!(run("wg show raven-wg0 fwmark"), "0xc02a0a8");
+    assert_eq!(run("wg show raven-wg0 fwmark"), "0x1028");
     assert_eq!(driver.read(DEVICE).unwrap().unwrap().tunnel, wanted);
     assert!(super::running_key(DEVICE).as_ref() == Some(key), "a restart finds the running key");
 

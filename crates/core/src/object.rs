@@ -20,8 +20,11 @@ pub const PROTOCOL: u8 = 90;
 pub const ALIAS: &str = "corax";
 
 /// Mark of what must go by the main table: the tunnels' own UDP sockets, and answers to clients outside who came by a
-/// NodePort of this node.
-pub const FWMARK: u32 = 0x0c02_a0a8;
+/// NodePort of this node. Its bits are nobody's who goes by single bits: kube-proxy and kubelet (0x4000 masquerades, 0x8000
+/// drops), Calico and Tailscale (the upper 16), portmap (0x2000), Cilium (0x0f00), the VPC CNI (0x80), Raven (0x40).
+pub const FWMARK: u32 = 0x1028;
+
+const _: () = assert!(FWMARK & 0xffff_efc0 == 0, "a bit that others go by");
 
 /// VXLAN network identifier (RFC 7348), Raven's.
 pub const VNI: u32 = 200;

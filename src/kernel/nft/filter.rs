@@ -20,6 +20,7 @@ const NFTA_HOOK_HOOKNUM: u16 = 1;
 const NF_INET_PRE_ROUTING: u32 = 0;
 const NF_INET_LOCAL_IN: u32 = 1;
 const NF_INET_FORWARD: u32 = 2;
+const NF_INET_LOCAL_OUT: u32 = 3;
 const NF_DROP: u32 = 0;
 const NFT_JUMP: u32 = -3_i32 as u32;
 const NFT_GOTO: u32 = -4_i32 as u32;
@@ -61,6 +62,8 @@ pub(super) enum Hook {
     Input,
     /// On the way through the node.
     Forward,
+    /// On the way from the node itself.
+    Output,
 }
 
 /// A chain of somebody else at which packets are looked at.
@@ -222,6 +225,7 @@ pub(super) fn chains(socket: &mut Socket) -> Result<Vec<Chain>, Failure> {
             Some(NF_INET_PRE_ROUTING) => Hook::Prerouting,
             Some(NF_INET_LOCAL_IN) => Hook::Input,
             Some(NF_INET_FORWARD) => Hook::Forward,
+            Some(NF_INET_LOCAL_OUT) => Hook::Output,
             _ => return,
         };
         if let (Some(table), Some(name)) = (table, name) {

@@ -1,12 +1,13 @@
 //! Filters of iptables' old kind, which nftables does not show: read as `iptables-legacy-save` prints them.
 
 use std::ops::RangeInclusive;
-use std::process::Command;
+
+use crate::kernel::program;
 
 /// A table `filter` of a family.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
-    /// Its chains INPUT and FORWARD that let nothing through that no rule accepts.
+    /// Its chains INPUT, FORWARD and OUTPUT that let nothing through that no rule accepts.
     pub(super) closed: Vec<String>,
     /// A rule names a device of Corax.
     pub(super) devices: bool,
@@ -23,16 +24,14 @@ pub(super) fn read(family: &str, program: &str) -> Option<Result<Filter, String>
     if !names.lines().any(|name| name == "filter") {
         return None;
     }
-    Some(match Command::new(program).args(["-t", "filter"]).output() {
-        Ok(output) if output.status.success() => Ok(parse(&String::from_utf8_lossy(&output.stdout))),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        Err(error) => Err(error.to_string()),
-    })
+    let Some(found) = program::find(program) else { return Some(Err("there is no such program".to_owned())) };
+    let printed = program::run(&found, &["-t", "filter"], "", "-t filter");
+    Some(printed.map(|text| parse(&text)).map_err(|error| error.to_string()))
 }
 
 fn parse(text: &str) -> Filter {
     let mut filter = Filter::default();
-    for chain in ["INPUT", "FORWARD"] {
+    for chain in ["INPUT", "FORWARD", "OUTPUT"] {
         let rules = |line: &&str| line.starts_with(&format!("-A {chain} "));
         let ends = [" -j DROP", " -j REJECT"].map(|end| format!("-A {chain}{end}"));
         let last = text.lines().rfind(rules).unwrap_or_default();
@@ -46,7 +45,7 @@ fn parse(text: &str) -> Filter {
         while let Some(word) = words.next() {
             match word {
                 "-i" | "-o" => filter.devices |= words.next().is_some_and(|name| name.starts_with("raven")),
-                "--dport" | "--dports" | "--ports" => {
+                "--dport" | "--dports" | "--ports" | "--sport" | "--sports" => {
                     filter
                         .ports
                         .extend(words.next().into_iter().flat_map(|list| list.split(',')).filter_map(ports));
@@ -77,6 +76,7 @@ mod tests {
              -A INPUT -j REJECT --reject-with icmp-port-unreachable\nCOMMIT\n",
         );
         assert_eq!(filter.closed, ["INPUT", "FORWARD"]);
+        assert_eq!(parse(":OUTPUT DROP [0:0]\n").closed, ["OUTPUT"]);
         assert_eq!(filter.ports, [4000..=4472, 53..=53, 4500..=4500]);
         assert!(!filter.devices);
         let open = parse(":INPUT ACCEPT [0:0]\n-A INPUT -j DROP\n-A INPUT -i raven0 -j ACCEPT\n");

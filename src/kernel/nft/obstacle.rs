@@ -9,6 +9,7 @@ use corax_core::prefix::Family;
 use corax_core::problem::Problem;
 
 use super::super::error::Failure;
+use super::super::facts::UdpPort;
 use super::super::socket::Socket;
 use super::filter::{self, Chain, Hook, Rules};
 use super::legacy;
@@ -56,7 +57,7 @@ pub(super) fn obstacles(socket: &mut Socket) -> Result<Vec<Obstacle>, Failure> {
         let stands = match chain.hook {
             Hook::Prerouting => rules.looks_back(&chain),
             Hook::Forward => rules.closes(&chain) && !rules.devices,
-            Hook::Input => rules.closes(&chain),
+            Hook::Input | Hook::Output => rules.closes(&chain),
         };
         if stands {
             let program = program(family, &chain);
@@ -87,8 +88,12 @@ pub(super) fn legacy() -> (Vec<Obstacle>, Vec<Problem>) {
         };
         let rules = Arc::new(Rules::naming(filter.devices, filter.ports));
         for name in filter.closed {
-            let hook = if name == "INPUT" { Hook::Input } else { Hook::Forward };
-            if hook == Hook::Input || !filter.devices {
+            let hook = match &*name {
+                "INPUT" => Hook::Input,
+                "OUTPUT" => Hook::Output,
+                _ => Hook::Forward,
+            };
+            if hook != Hook::Forward || !filter.devices {
                 let (table, rules) = ("filter".to_owned(), rules.clone());
                 obstacles.push(Obstacle { family, table, name, hook, program: Some(program), rules });
             }
@@ -99,7 +104,7 @@ pub(super) fn legacy() -> (Vec<Obstacle>, Vec<Problem>) {
 
 /// The program that a chain of iptables is kept with.
 fn program(family: &str, chain: &Chain) -> Option<&'static str> {
-    let known = chain.table == "filter" && ["INPUT", "FORWARD"].contains(&chain.name.as_str());
+    let known = chain.table == "filter" && ["INPUT", "FORWARD", "OUTPUT"].contains(&chain.name.as_str());
     match family {
         "ip" if known => Some("iptables"),
         "ip6" if known => Some("ip6tables"),
@@ -108,8 +113,8 @@ fn program(family: &str, chain: &Chain) -> Option<&'static str> {
 }
 
 impl Obstacle {
-    /// What it is to a node whose UDP ports others must reach, if anything.
-    pub(super) fn problem(&self, ports: &[(Family, u16)]) -> Option<Problem> {
+    /// What it is to a node that speaks by these UDP ports, if anything.
+    pub(super) fn problem(&self, ports: &[UdpPort]) -> Option<Problem> {
         let devices = |which| format!("{which} 'raven*' accept");
         match self.hook {
             Hook::Forward => {
@@ -124,15 +129,16 @@ impl Obstacle {
                 let what = "drops by the way back to a source, which for what leaves a tunnel or the overlay may be another one";
                 Some(self.say(what.to_owned(), &[devices("iifname")]))
             }
-            Hook::Input => {
+            Hook::Input | Hook::Output => {
                 let concerns = |family| match self.family {
                     "ip" => family == Family::V4,
                     "ip6" => family == Family::V6,
                     _ => true,
                 };
                 let mut missing: Vec<u16> = (ports.iter())
-                    .filter(|(family, port)| concerns(*family) && !self.rules.names(*port))
-                    .map(|(_, port)| *port)
+                    .filter(|port| self.hook == Hook::Output || port.spoken_to)
+                    .filter(|port| concerns(port.family) && !self.rules.names(port.number))
+                    .map(|port| port.number)
                     .collect();
                 missing.sort_unstable();
                 missing.dedup();
@@ -141,12 +147,21 @@ impl Obstacle {
                 };
                 let ports: Vec<String> = missing.iter().map(named).collect();
                 let what = format!(
-                    "drops what no rule of it accepts, and none names {}: other nodes may not reach this one",
-                    ports.join(" and ")
+                    "drops what no rule of it accepts, and none names {}: {}",
+                    ports.join(" and "),
+                    match self.hook {
+                        Hook::Input => "other nodes may not reach this one",
+                        _ => "this node may not reach others",
+                    }
                 );
-                let rules = missing.iter().map(|port| match self.program {
-                    Some(_) => format!("-p udp --dport {port} -j ACCEPT"),
-                    None => format!("udp dport {port} accept"),
+                let rules = missing.iter().map(|port| {
+                    // A tunnel sends from its own port to those of others.
+                    let own = self.hook == Hook::Output && *port != VXLAN_PORT;
+                    let end = if own { "sport" } else { "dport" };
+                    match self.program {
+                        Some(_) => format!("-p udp --{end} {port} -j ACCEPT"),
+                        None => format!("udp {end} {port} accept"),
+                    }
                 });
                 let rules: Vec<String> = rules.collect();
                 (!rules.is_empty()).then(|| self.say(what, &rules))

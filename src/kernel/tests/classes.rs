@@ -119,7 +119,7 @@ fn iproute2_shows_forwarding_entries_neighbours_nexthops_routes_and_rules() {
         assert_eq!(metrics, [(&json!("unicast"), &json!(1024)), (&json!("unreachable"), &json!(u32::MAX))]);
         let rules = sh("ip -d rule; ip -d -6 rule");
         for line in [
-            "99:\tfrom all fwmark 0xc02a0a8 lookup main",
+            "99:\tfrom all fwmark 0x1028 lookup main",
             "101:\tfrom all lookup 9028",
             "102:\tfrom all to 10.20.0.0/16 iif raven0 lookup main",
             "102:\tfrom all to fd00:20::/32 iif raven0 lookup main",
