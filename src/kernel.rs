@@ -31,18 +31,18 @@ use std::time::Instant;
 
 use corax_core::change::Change;
 use corax_core::facts::Facts;
-use corax_core::object::SetRole;
-use corax_core::object::{Device, Link, LinkKind};
+use corax_core::object::{Device, Link, LinkKind, SetRole};
 use corax_core::observed::{Backend, Observed};
+use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 use nix::errno::Errno;
-use tracing::{info, warn};
 
 pub(crate) use self::error::{ApplyError, Error, port_taken};
 pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
 
 use self::apply::{Batch, Impossible};
+use self::connections::Connections;
 use self::leftovers::Leftovers;
 use self::mirror::Mirror;
 use self::nft::{Nft, Refused};
@@ -86,6 +86,7 @@ pub(crate) struct Kernel {
     events: Socket,
     nft: Nft,
     leftovers: Leftovers,
+    connections: Connections,
     mirror: Mirror,
     probes: Probes,
     overrun: bool,
@@ -121,6 +122,7 @@ impl Kernel {
             events: Socket::listen(NETLINK_ROUTE, &GROUPS, queue)?,
             nft: Nft::open(queue)?,
             leftovers: Leftovers::open()?,
+            connections: Connections::watch(),
             mirror: Mirror::default(),
             probes,
             overrun: false,
@@ -308,14 +310,12 @@ impl Kernel {
         self.stand(&mut run);
         self.finish_table(&mut run);
         self.settle();
-        if changes.iter().any(steers) {
-            match self.nft.forget_connections(&self.mirror.observed) {
-                Ok(0) => {}
-                Ok(count) => info!(count, "connections from before their way was known begin anew"),
-                Err(failure) => {
-                    warn!(%failure, "connections from before their way was known are not looked for");
-                }
-            }
+        let done = changes.iter().zip(&run.results).filter(|(_, result)| result.is_ok());
+        let steered: Vec<Prefix> = done.flat_map(|(change, _)| steered(change)).collect();
+        if !steered.is_empty() {
+            let elements = self.mirror.observed.elements.keys();
+            let own = elements.filter(|(set, _)| set.role == SetRole::Own).map(|(_, prefix)| *prefix);
+            self.connections.forget(steered, own.collect());
         }
         if changes.iter().any(|change| matches!(change, Change::TakeAway(_))) {
             self.read_leftovers();
@@ -619,13 +619,14 @@ const fn is_inert(change: &Change) -> bool {
     }
 }
 
-/// Whether packets to more prefixes are steered after a change.
-fn steers(change: &Change) -> bool {
-    match change {
-        Change::ReplaceTable(..) => true,
-        Change::ChangeElements { add, .. } => add.iter().any(|(set, _)| set.role == SetRole::Remote),
-        _ => false,
-    }
+/// Prefixes that are steered from a change on.
+fn steered(change: &Change) -> impl Iterator<Item = Prefix> {
+    let elements = match change {
+        Change::ReplaceTable(_, elements) => elements.as_slice(),
+        Change::ChangeElements { add, .. } => add,
+        _ => &[],
+    };
+    elements.iter().filter(|(set, _)| set.role == SetRole::Remote).map(|(_, prefix)| *prefix)
 }
 
 fn is_message(change: &Change) -> bool {

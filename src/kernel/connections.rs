@@ -2,8 +2,13 @@
 //! them a source for the outside, which they keep for as long as packets come: they are forgotten, and begin anew.
 
 use std::net::IpAddr;
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use corax_core::prefix::Prefix;
+use tracing::{info, warn};
 
 use super::error::Failure;
+use super::nft::NETLINK_NETFILTER;
 use super::socket::Socket;
 use super::wire::{Attribute, Attributes, Message, NLM_F_ACK, Writer};
 
@@ -20,6 +25,56 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
 
+/// A thread that forgets: there may be hundreds of thousands to look through. It ends with this.
+pub(super) struct Connections(Sender<Steered>);
+
+/// What is steered from now on, and what is the node's own.
+struct Steered {
+    remote: Vec<Prefix>,
+    own: Vec<Prefix>,
+}
+
+impl Connections {
+    /// In the network namespace of the caller's thread.
+    pub(super) fn watch() -> Self {
+        let (sender, steered) = mpsc::channel();
+        std::thread::spawn(move || work(&steered));
+        Self(sender)
+    }
+
+    /// Has connections to `remote` forgotten whose near end is none of `own`, soon.
+    pub(super) fn forget(&self, remote: Vec<Prefix>, own: Vec<Prefix>) {
+        // The thread ends with this alone.
+        let _ = self.0.send(Steered { remote, own });
+    }
+}
+
+fn work(steered: &Receiver<Steered>) {
+    while let Ok(Steered { mut remote, mut own }) = steered.recv() {
+        // What came meanwhile is looked for in the same pass.
+        for more in steered.try_iter() {
+            remote.extend(more.remote);
+            own = more.own;
+        }
+        remote.sort_unstable();
+        own.sort_unstable();
+        let found = Socket::open(NETLINK_NETFILTER, false)
+            .map_err(|error| error.to_string())
+            .and_then(|mut socket| forget(&mut socket, &remote, &own).map_err(|failure| failure.to_string()));
+        match found {
+            Ok(0) => {}
+            Ok(count) => info!(count, "connections from before their way was known begin anew"),
+            Err(error) => warn!(error, "connections from before their way was known are not looked for"),
+        }
+    }
+}
+
+/// Whether one of `prefixes`, which are sorted and do not overlap, has the address.
+fn is_within(prefixes: &[Prefix], address: IpAddr) -> bool {
+    let next = prefixes.partition_point(|prefix| *prefix <= Prefix::host(address));
+    next.checked_sub(1).is_some_and(|at| prefixes[at].contains(address))
+}
+
 const fn kind(message: u16) -> u16 {
     NFNL_SUBSYS_CTNETLINK << 8 | message
 }
@@ -31,19 +86,15 @@ const fn header(family: u8) -> [u8; 4] {
 /// One that is to be forgotten: its family, and the attributes that name it.
 struct Found(u8, Vec<(u16, Vec<u8>)>);
 
-/// Forgets connections whose far end, after all NAT, is `remote`, and whose near end is not `own`: no answer would find its
-/// way. Gives their number.
-pub(super) fn forget(
-    socket: &mut Socket,
-    remote: impl Fn(IpAddr) -> bool,
-    own: impl Fn(IpAddr) -> bool,
-) -> Result<usize, Failure> {
+/// Forgets connections whose far end, after all NAT, is in `remote`, and whose near end is not in `own`: no answer would
+/// find its way. Gives their number.
+fn forget(socket: &mut Socket, remote: &[Prefix], own: &[Prefix]) -> Result<usize, Failure> {
     let each = |into: &mut Vec<Found>, message: &Message<'_>| {
         let mut fields = message.fields();
         let Some([family, ..]) = fields.array::<4>() else { return };
         let reply = fields.attributes().find(|attribute| attribute.kind == CTA_TUPLE_REPLY);
         let Some((far, near)) = reply.and_then(ends) else { return };
-        if !remote(far) || own(near) {
+        if !is_within(remote, far) || is_within(own, near) {
             return;
         }
         let names = |attribute: &Attribute<'_>| [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&attribute.kind);
@@ -92,4 +143,29 @@ fn ends(tuple: Attribute<'_>) -> Option<(IpAddr, IpAddr)> {
         }
     }
     Some((source?, destination?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_in_the_prefix_that_has_it() {
+        let prefixes =
+            ["10.0.0.0/24", "10.0.2.0/23", "10.0.4.1/32", "fd00::/64"].map(|text| text.parse().unwrap());
+        for (address, within) in [
+            ("9.255.255.255", false),
+            ("10.0.0.0", true),
+            ("10.0.0.255", true),
+            ("10.0.1.0", false),
+            ("10.0.3.255", true),
+            ("10.0.4.0", false),
+            ("10.0.4.1", true),
+            ("fcff::", false),
+            ("fd00::1", true),
+            ("fd00:0:0:1::", false),
+        ] {
+            assert_eq!(is_within(&prefixes, address.parse().unwrap()), within, "{address}");
+        }
+    }
 }

@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use corax_core::nft::{CHECKSUM_SET, Ruleset, outline};
-use corax_core::object::{Set, SetRole};
+use corax_core::object::Set;
 use corax_core::observed::{NftTable, Observed};
-use corax_core::prefix::{Family, Prefix};
+use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 use corax_core::sorted::{Difference, merge};
 use nix::errno::Errno;
@@ -27,7 +27,6 @@ use sha2::{Digest as _, Sha256};
 use self::elements::{Raw, paired};
 use self::making::{Made, Making, Steps, Turnover};
 use self::wire::{Batch, ElementEvent, Event};
-use super::connections;
 use super::error::{Error, Failure};
 use super::facts::UdpPort;
 use super::program;
@@ -461,19 +460,6 @@ impl Nft {
         let (legacy, unread) = &self.legacy;
         let all = self.obstacles.iter().chain(legacy);
         Ok(all.filter_map(|obstacle| obstacle.problem(ports)).chain(unread.iter().cloned()).collect())
-    }
-
-    /// Forgets connections to other domains whose near end is none of the node's own; gives their number.
-    pub(super) fn forget_connections(&mut self, observed: &Observed) -> Result<usize, Failure> {
-        let within = |role: SetRole| {
-            move |address: IpAddr| {
-                let set = Set { role, family: Family::of(address) };
-                // The prefixes of a set do not overlap.
-                let below = observed.elements.range(..=(set, Prefix::host(address))).next_back();
-                below.is_some_and(|((other, prefix), ())| *other == set && prefix.contains(address))
-            }
-        };
-        connections::forget(&mut self.requests, within(SetRole::Remote), within(SetRole::Own))
     }
 
     /// Named counters: packets and bytes.
