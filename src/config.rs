@@ -150,10 +150,14 @@ impl NodeArgs {
         PresharedKey::of_secret(&self.vpn_connection_psk.0)
     }
 
+    /// Whether a secret was given.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.vpn_connection_psk.0.as_str() != RAVEN_SECRET
+    }
+
     /// What is unwise.
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let known = self.vpn_connection_psk.0.as_str() == RAVEN_SECRET;
-        let problem = known.then(|| {
+        let problem = (!self.has_secret()).then(|| {
             Problem::new(
                 "VPN_CONNECTION_PSK",
                 "is not set, so the preshared key is the well-known one",
