@@ -108,7 +108,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub api_server: Vec<IpAddr>,
     /// Members of the domain reach each other's pods over raven0 too; the same on all of them
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     pub mesh: bool,
     /// Whose WireGuard carries the tunnels
     #[arg(long, value_name = "WHOSE", value_enum, default_value = "auto")]

@@ -38,7 +38,7 @@ use corax_core::problem::Problem;
 use nix::errno::Errno;
 use tracing::{info, warn};
 
-pub(crate) use self::error::{ApplyError, Error, port_taken};
+pub(crate) use self::error::{ApplyError, Error, line, port_taken};
 pub(crate) use self::facts::FactsQuery;
 pub(crate) use self::probes::Probes;
 
