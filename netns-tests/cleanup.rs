@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{CORAX, SOON};
+use crate::agent::{CORAX, SECRET, SOON};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, everything};
@@ -58,6 +58,29 @@ fn cleanup_touches_nothing_of_others() {
 
 fn lines_but_state(all: &std::collections::BTreeSet<String>) -> Vec<&String> {
     all.iter().filter(|line| !line.starts_with("file:")).collect()
+}
+
+#[test]
+fn plan_without_the_secret_shows_no_change_of_it_and_says_so() {
+    let lab = Lab::start(&[Plan::public("cloud", 1), Plan::nat("site", 1)]);
+    let space = &lab.node("cloud-1").space;
+    let source = lab.source().display().to_string();
+    let words = format!(
+        "{CORAX} plan --node-name cloud-1 --source {source} --service-cidr 10.96.0.0/16,fd00:10:96::/112 --exit-code"
+    );
+    let text = space.run(&words);
+    assert!(
+        !text.contains("wg set") && text.contains("# VPN_CONNECTION_PSK: is not given to plan"),
+        "{text}"
+    );
+    let json: serde_json::Value = space.json(&format!("{words} -o json"));
+    let problems = json["problems"].to_string();
+    assert!(json["changes"] == serde_json::json!([]) && problems.contains("VPN_CONNECTION_PSK"), "{json}");
+    // With the agent's, all is known; another one is a change.
+    let with = |secret: &str| space.try_run(&format!("env VPN_CONNECTION_PSK={secret} {words}"));
+    assert_eq!(with(SECRET).expect("nothing changes").trim(), "# nothing to change");
+    let other = with("another").expect_err("it ends with 3");
+    assert!(other.contains("preshared-key (hidden)"), "{other}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Nodes whose own settings stand in the way: Corax works all the same, or says exactly what to set.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::agent::{SOON, await_ready, metric, status};
@@ -270,4 +271,27 @@ fn ufw_is_told_of_with_what_to_set() {
 #[test]
 fn firewalld_is_told_of_with_what_to_set() {
     firewalls_are_told_of_and_passed(|space| space.nft(include_str!("fixtures/firewalld/nftables.rules")));
+}
+
+#[test]
+fn a_secret_that_changed_at_one_end_is_told_while_the_last_handshake_is_young() {
+    let mut lab = two_domains("");
+    lab.everyone_reaches_everyone();
+    lab.end_agent("cloud-1", Signal::SIGTERM);
+    lab.start_agent("cloud-1", &["--vpn-connection-psk", "another"]);
+    let (cloud, to) = (lab.node("cloud-1"), lab.node("site-1").pod4());
+    eventually("it is told", 2 * SOON, || {
+        let _ = cloud.pod.try_run(&format!("ping -n -q -c 1 -W 1 {to}"));
+        let status = status(&cloud.space);
+        let age = status["tunnels"][0]["handshakeAge"].as_u64().unwrap_or(u64::MAX);
+        let told = status["problems"].to_string();
+        if told.contains("no handshake") && age < 150 { Ok(()) } else { Err(format!("{age} s: {told}")) }
+    });
+    lab.end_agent("site-1", Signal::SIGTERM);
+    lab.start_agent("site-1", &["--vpn-connection-psk", "another"]);
+    lab.everyone_reaches_everyone();
+    eventually("it is no problem any more", SOON, || {
+        let told = status(&lab.node("cloud-1").space)["problems"].to_string();
+        if told.contains("no handshake") { Err(told) } else { Ok(()) }
+    });
 }

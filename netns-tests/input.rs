@@ -259,3 +259,36 @@ fn a_path_that_something_stands_in_the_way_of_is_none_wherever_it_is_asked_for()
     }
     lab.everyone_reaches_everyone();
 }
+
+#[test]
+fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
+    let mut lab = two_domains();
+    let lose = |lab: &mut Lab| {
+        let nodes = lab.gateways.get_mut("cloud").and_then(|cloud| cloud.pointer_mut("/status/nodes"));
+        nodes.and_then(Value::as_array_mut).expect("nodes").retain(|node| node["nodeName"] != "cloud-2");
+        lab.write();
+    };
+    lab.write_file("torn.json", "{");
+    lose(&mut lab);
+    let space = &lab.node("cloud-2").space;
+    await_problem(space, &["node cloud-2", "what it has stays"]);
+    assert!(space.run(&format!("{CORAX} status")).contains("outside every domain, what it had stays"));
+    assert!(space.run("ip route show table 9028").contains("10.101.1.0/24"));
+    std::fs::remove_file(lab.source().join("torn.json")).expect("it is there");
+    await_problem(
+        space,
+        &["node cloud-2", "no lock keeps packets for other domains from leaving in plaintext"],
+    );
+    eventually("its locks are gone, and it says so", SOON, || {
+        let text = space.run(&format!("{CORAX} status"));
+        let tables = space.run("nft list tables") + &space.run("ip route show table all");
+        if text.contains("NO LOCK against plaintext")
+            && !tables.contains("inet corax")
+            && !tables.contains("9028")
+        {
+            Ok(())
+        } else {
+            Err(text + &tables)
+        }
+    });
+}

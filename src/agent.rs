@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
-use corax_core::problem::Problem;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -96,9 +95,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });
-    if let Some(problem) = &loaded.problem {
-        standing.push(Problem::new("the WireGuard key", problem.to_string(), "see the message"));
-    }
+    standing.extend(loaded.problem.as_ref().map(wireguard::key::Error::problem));
     for problem in &standing {
         warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
     }

@@ -108,7 +108,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "ADDR", value_delimiter = ',')]
     pub api_server: Vec<IpAddr>,
     /// Members of the domain reach each other's pods over raven0 too; the same on all of them
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     pub mesh: bool,
     /// Whose WireGuard carries the tunnels
     #[arg(long, value_name = "WHOSE", value_enum, default_value = "auto")]
@@ -150,10 +150,14 @@ impl NodeArgs {
         PresharedKey::of_secret(&self.vpn_connection_psk.0)
     }
 
+    /// Whether a secret was given.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.vpn_connection_psk.0.as_str() != RAVEN_SECRET
+    }
+
     /// What is unwise.
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let known = self.vpn_connection_psk.0.as_str() == RAVEN_SECRET;
-        let problem = known.then(|| {
+        let problem = (!self.has_secret()).then(|| {
             Problem::new(
                 "VPN_CONNECTION_PSK",
                 "is not set, so the preshared key is the well-known one",

@@ -37,7 +37,7 @@ use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 use nix::errno::Errno;
 
-pub(crate) use self::error::{ApplyError, Error, port_taken};
+pub(crate) use self::error::{ApplyError, Error, line, port_taken};
 pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use corax_core::change::Change;
 use corax_core::desired::{Desired, Options};
 use corax_core::facts::Facts;
+use corax_core::key::PresharedKey;
 use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
@@ -210,6 +211,18 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Takes the preshared key that the tunnel's peers have for the cluster's, where theirs is another; true where it is. The
+    /// tunnels have to be read.
+    pub(crate) fn adopt_preshared(&mut self) -> bool {
+        let Self { kernel, options, .. } = self;
+        let peers = kernel.observed().tunnels.values().flat_map(|tunnel| tunnel.peers.values());
+        let none = PresharedKey::from_bytes([0; 32]);
+        let mut keys = peers.map(|peer| &peer.peer.preshared).filter(|key| **key != none);
+        let Some(other) = keys.find(|key| **key != options.preshared) else { return false };
+        options.preshared = other.clone();
+        true
     }
 
     /// Makes the kernel be as desired.

@@ -218,9 +218,8 @@ impl Reconciler {
                 _before = Some(self.decide(&view, facts));
             }
         }
-        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
-        if self.decision.topology.role == Role::Outside && !complete {
-            // Whether a Gateway names this node cannot be told: nothing is deleted.
+        if self.is_undecided() {
+            // Nothing is deleted.
             self.publish();
             return;
         }
@@ -245,6 +244,12 @@ impl Reconciler {
             self.times.backoff = (self.times.backoff * 2).min(RETRY.1);
         }
         self.publish();
+    }
+
+    /// Whether it cannot be told if a Gateway names this node.
+    fn is_undecided(&self) -> bool {
+        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
+        self.decision.topology.role == Role::Outside && !complete
     }
 
     /// Decides anew; gives back what was decided before.
@@ -331,12 +336,17 @@ impl Reconciler {
         let lacking = foreign.iter().filter(|(_, lacking)| *lacking).map(|(problem, _)| problem);
         self.report.view.failed = lacking.chain(&self.failed).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
+        let undecided = vec![Problem::new(
+            format!("node {}", self.report.node),
+            "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays",
+            "correct the files, or name the node in a Gateway",
+        )];
         let problems = self
             .standing
             .iter()
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
-            .chain(&self.decision.topology.problems)
+            .chain(if self.is_undecided() { &undecided } else { &self.decision.topology.problems })
             .chain(&self.decision.facts.problems)
             .chain(foreign.iter().map(|(problem, _)| problem))
             .chain(&self.failed);

@@ -10,6 +10,8 @@ use corax_core::problem::Problem;
 use corax_core::topology::{RemoteDomain, Role};
 use serde::{Deserialize, Serialize};
 
+use crate::kernel;
+
 /// The state of an agent. Times are seconds since the epoch.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,9 +147,9 @@ impl Report {
     /// Characters that are kept of a change: of one with ten thousand prefixes, the begin.
     const LINE: usize = 400;
 
-    /// A change as it is shown.
+    /// A change as it is shown: on one line, of a whole table its name.
     pub(crate) fn line(change: &Change) -> String {
-        let mut line = change.to_string();
+        let mut line = kernel::line(change);
         if let Some((at, _)) = line.char_indices().nth(Self::LINE) {
             line.truncate(at);
             line.push('…');
@@ -161,5 +163,17 @@ impl Report {
             self.last_changes.pop_front();
         }
         self.last_changes.push_back(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_one_line_and_a_table_its_name() {
+        let ruleset = corax_core::nft::Ruleset { devices: vec![], mss4: 1, mss6: 1, sources: vec![] };
+        let change = Change::ReplaceTable(Box::new(ruleset), Vec::new());
+        assert_eq!(Report::line(&change), "nft -f - (table inet corax)");
     }
 }

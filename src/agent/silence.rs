@@ -10,12 +10,22 @@ use super::report::TunnelReport;
 /// How long a tunnel that is used may be without a handshake: three tries of WireGuard's own, 5 s apart, and some.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Age from which a handshake carries no more packets, in seconds (WireGuard's REJECT_AFTER_TIME).
-const EXPIRED: u64 = 180;
+/// Age by which a handshake of a tunnel in use has been followed by another, in seconds: tried from 120 on
+/// (WireGuard's REKEY_AFTER_TIME), each 5 s.
+const DUE: u64 = 150;
+
+/// Sizes of WireGuard's initiation and response, bytes; messages of data are multiples of [`BLOCK`].
+const HANDSHAKE: [u64; 2] = [148, 92];
+const BLOCK: u64 = 16;
+
+/// From one look to the next there are no more of either.
+const MOST: u64 = 6;
 
 /// What was seen of a tunnel last.
 struct Seen {
     sent: u64,
+    received: u64,
+    handshake_age: Option<u64>,
     /// Since when it is used without a handshake.
     since: Option<Instant>,
 }
@@ -32,13 +42,23 @@ impl Silence {
     }
 
     fn look_at(&mut self, tunnel: &TunnelReport, now: Instant) -> Option<Problem> {
-        let seen = self.0.entry(tunnel.key.clone()).or_insert(Seen { sent: tunnel.sent, since: None });
-        if tunnel.handshake_age.is_some_and(|age| age <= EXPIRED) {
+        let TunnelReport { sent, received, handshake_age, .. } = *tunnel;
+        let first = Seen { sent, received, handshake_age, since: None };
+        let seen = self.0.entry(tunnel.key.clone()).or_insert(first);
+        let renewed = handshake_age.is_some_and(|age| seen.handshake_age.is_none_or(|before| age < before));
+        let (more_sent, more_received) =
+            (sent.saturating_sub(seen.sent), received.saturating_sub(seen.received));
+        // A session whose key was taken away sends what is to make a new one, and nothing else.
+        let data = [more_sent, more_received].iter().all(|bytes| bytes.is_multiple_of(BLOCK));
+        let only_handshakes = !data && is_handshakes(more_sent) && is_handshakes(more_received);
+        let quiet = (more_sent, more_received) == (0, 0);
+        let overdue = handshake_age.is_none_or(|age| age > DUE);
+        if renewed || !(only_handshakes || overdue || quiet) {
             seen.since = None;
-        } else if tunnel.sent > seen.sent {
+        } else if more_sent > 0 {
             seen.since.get_or_insert(now);
         }
-        seen.sent = tunnel.sent;
+        (seen.sent, seen.received, seen.handshake_age) = (sent, received, handshake_age);
         let since = seen.since.filter(|since| now.duration_since(*since) >= PATIENCE)?;
         let endpoint = tunnel.endpoint.as_deref().unwrap_or("it, which has to speak first");
         Some(Problem::new(
@@ -50,6 +70,12 @@ impl Silence {
             ),
         ))
     }
+}
+
+/// Whether so many bytes can be handshakes alone, or nothing at all.
+fn is_handshakes(bytes: u64) -> bool {
+    let [initiation, response] = HANDSHAKE;
+    (0..=MOST).any(|begun| (0..=MOST).any(|answered| begun * initiation + answered * response == bytes))
 }
 
 #[cfg(test)]
@@ -70,6 +96,12 @@ mod tests {
     }
 
     #[test]
+    fn sizes_of_handshakes_are_known() {
+        assert!([0, 92, 148, 240, 296, 332].into_iter().all(is_handshakes));
+        assert!(![1, 32, 64, 96, 128, 180, 208, 10_000_000].into_iter().any(is_handshakes));
+    }
+
+    #[test]
     fn only_a_tunnel_that_is_used_in_vain_is_told() {
         let (mut silence, begun) = (Silence::default(), Instant::now());
         let mut told =
@@ -78,5 +110,33 @@ mod tests {
         assert_eq!((told(148, None, 61), told(148, None, 70), told(296, None, 82)), (0, 0, 1));
         assert_eq!((told(400, Some(1), 83), told(900, Some(170), 140)), (0, 0), "it speaks");
         assert_eq!((told(1000, Some(200), 150), told(1100, Some(230), 180)), (0, 1), "and no more");
+    }
+
+    #[test]
+    fn data_of_the_size_of_handshakes_is_data() {
+        let (mut silence, begun) = (Silence::default(), Instant::now());
+        for (look, bytes) in (0..10).map(|look| (look, 240 * look)) {
+            let tunnel = TunnelReport { received: bytes, ..tunnel(bytes, Some(5 * look)) };
+            assert_eq!(silence.look(&[tunnel], begun + Duration::from_secs(5 * look)), []);
+        }
+    }
+
+    #[test]
+    fn a_tunnel_that_only_asks_for_a_handshake_is_told_though_its_last_one_is_fresh() {
+        let (mut silence, begun) = (Silence::default(), Instant::now());
+        let mut told = |sent, received, age, after| {
+            let tunnel = TunnelReport { received, ..tunnel(sent, Some(age)) };
+            silence.look(&[tunnel], begun + Duration::from_secs(after)).len()
+        };
+        // Keepalives that need no answer, then data without one, then an answer.
+        assert_eq!(
+            [told(148, 92, 1, 0), told(180, 92, 6, 5), told(212, 92, 11, 10), told(452, 92, 16, 15)],
+            [0; 4]
+        );
+        assert_eq!([told(900, 2000, 21, 20), told(932, 2000, 41, 40)], [0; 2]);
+        // The preshared key changes. The other end asks, and is answered, in vain.
+        assert_eq!([told(1080, 2000, 46, 45), told(1228, 2000, 51, 50), told(1468, 2148, 56, 55)], [0; 3]);
+        assert_eq!([told(1468, 2148, 61, 60), told(1616, 2148, 66, 65)], [0, 1]);
+        assert_eq!(told(1800, 2240, 2, 70), 0, "and there it is");
     }
 }

@@ -59,10 +59,23 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         Some(problem) => problem.to_string(),
         None => "there is no Gateway".to_owned(),
     })?;
+    let unsaid = (!args.has_secret()).then(|| args.problems());
     let mut node = Node::open(args, key)?;
     node.read_tunnels();
+    let adopted = unsaid.is_some() && node.adopt_preshared();
+    if adopted {
+        let what = "is not given to plan, and the tunnel's peers have a preshared key of another secret: the lines are made with \
+                    that key, as by an agent that knows the secret";
+        problems.push(Problem::new(
+            "VPN_CONNECTION_PSK",
+            what,
+            "give plan the environment and options of the agent",
+        ));
+    }
     let facts = node.facts(&view);
     let decision = node.decide(&view, facts);
+    problems
+        .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
     let changes = corax_core::plan::plan(&decision.desired, node.observed());
     problems.extend(
         view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),

@@ -128,7 +128,10 @@ fn head(report: &Report, now: u64) -> String {
         Role::Gateway => "gateway".to_owned(),
         Role::Member if report.gateway.is_none() => "member, no gateway".to_owned(),
         Role::Member => format!("member, gateway is {}", option(report.gateway.as_ref())),
-        Role::Outside => "outside every domain".to_owned(),
+        Role::Outside if report.objects.get("nft_table").is_none_or(|count| *count == 0) => {
+            "outside every domain: nothing steered, NO LOCK against plaintext".to_owned()
+        }
+        Role::Outside => "outside every domain, what it had stays".to_owned(),
     };
     let rows = [
         ("node", format!("{} ({})", report.node, option(report.underlay.as_ref()))),

@@ -147,13 +147,13 @@ mod tests {
     #[test]
     fn switches_take_a_value_as_ravens_do() {
         for (words, wanted) in [
-            (&["--nat-traversal", "--forward-node-ip"][..], true),
-            (&["--nat-traversal=true", "--forward-node-ip=true"], true),
-            (&["--nat-traversal=false", "--forward-node-ip=false"], false),
+            (&["--nat-traversal", "--forward-node-ip", "--mesh"][..], true),
+            (&["--nat-traversal=true", "--forward-node-ip=true", "--mesh=true"], true),
+            (&["--nat-traversal=false", "--forward-node-ip=false", "--mesh=false"], false),
             (&[], false),
         ] {
             let args = parse(words).unwrap();
-            assert_eq!((args.nat_traversal, args.forward_node_ip), (wanted, wanted), "{words:?}");
+            assert_eq!([args.nat_traversal, args.forward_node_ip, args.mesh], [wanted; 3], "{words:?}");
             assert_eq!(args.settings().forward_node_ip, wanted);
         }
     }

@@ -117,7 +117,7 @@ fn joined(between: &str, text: &Option<String>) -> String {
 }
 
 /// One line of a change; a whole table is named only.
-fn line(change: &Change) -> String {
+pub(crate) fn line(change: &Change) -> String {
     match change {
         Change::ReplaceTable(..) => "nft -f - (table inet corax)".to_owned(),
         _ => change.to_string().replace('\n', "; "),

@@ -162,6 +162,12 @@ impl Manifests {
                 self.files.insert(name.to_owned(), gateways);
                 changed
             }
+            // Gone since the directory was listed; a link that leads nowhere is still there.
+            Err(_) if std::fs::symlink_metadata(&path).is_err_and(|error| is_gone(&error)) => {
+                self.seen.remove(name);
+                self.stirred = Instant::now();
+                false
+            }
             Err(what) => {
                 (seen.good, seen.again) = (false, true);
                 let then = if self.files.contains_key(name) {
@@ -170,7 +176,10 @@ impl Manifests {
                     "nothing of it is used"
                 };
                 let what = format!("{what}; {then}");
-                seen.problems = vec![Problem::new(object, what, "correct the file")];
+                let gone = std::fs::metadata(&path).is_err_and(|error| is_gone(&error));
+                let remedy =
+                    if gone { "put back what it links to, or remove the link" } else { "correct the file" };
+                seen.problems = vec![Problem::new(object, what, remedy)];
                 false
             }
         }
@@ -251,9 +260,14 @@ fn load(path: &Path) -> Result<Loaded, String> {
     Ok(loaded)
 }
 
-/// The first line of an error that draws pictures.
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound
+}
+
+/// The first line of an error that draws pictures, without the word that says what it is.
 fn first_line(text: &str) -> String {
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("malformed").trim().to_owned()
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("malformed").trim();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 #[cfg(test)]

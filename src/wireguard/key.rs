@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use corax_core::key::PublicKey;
+use corax_core::problem::Problem;
 use x25519_dalek::StaticSecret;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -84,19 +85,11 @@ pub(crate) struct Loaded {
 }
 
 /// What is wrong with the key file. None of it keeps a node from starting.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(crate) enum Error {
     /// The file is there and holds no key.
-    #[error(
-        "{} holds no WireGuard key (torn or overwritten?): put a copy of it back and restart, or remove it to have a new key made",
-        _0.display()
-    )]
     Damaged(PathBuf),
     /// The file held no key and was set aside.
-    #[error(
-        "{} held no WireGuard key and is now {}: this node goes on with {}; to undo, put a copy of the old key back and restart",
-        file.display(), aside.display(), describe(*.origin)
-    )]
     SetAside {
         /// The key file.
         file: PathBuf,
@@ -106,7 +99,6 @@ pub(crate) enum Error {
         origin: Origin,
     },
     /// The file cannot be read.
-    #[error("cannot read {}: {cause}; make it readable for the agent", file.display())]
     Unreadable {
         /// The key file.
         file: PathBuf,
@@ -114,10 +106,6 @@ pub(crate) enum Error {
         cause: io::Error,
     },
     /// The file cannot be written.
-    #[error(
-        "cannot keep the WireGuard key in {}: {cause}; it lasts until the tunnel ends, make the directory writable and restart",
-        file.display()
-    )]
     NotKept {
         /// The key file.
         file: PathBuf,
@@ -125,6 +113,49 @@ pub(crate) enum Error {
         cause: io::Error,
     },
 }
+
+impl Error {
+    /// The same for `corax status`.
+    pub(crate) fn problem(&self) -> Problem {
+        Problem::new("the WireGuard key", self.what(), self.remedy())
+    }
+
+    fn what(&self) -> String {
+        match self {
+            Self::Damaged(file) => {
+                format!("{} holds no WireGuard key (torn or overwritten?)", file.display())
+            }
+            Self::SetAside { file, aside, origin } => format!(
+                "{} held no WireGuard key and is now {}; this node goes on with {}",
+                file.display(),
+                aside.display(),
+                describe(*origin)
+            ),
+            Self::Unreadable { file, cause } => format!("cannot read {}: {cause}", file.display()),
+            Self::NotKept { file, cause } => format!(
+                "cannot keep the WireGuard key in {}: {cause}; it lasts until the tunnel ends",
+                file.display()
+            ),
+        }
+    }
+
+    const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Damaged(_) => "put a copy of it back and restart, or remove it to have a new key made",
+            Self::SetAside { .. } => "to undo, put a copy of the old key back and restart",
+            Self::Unreadable { .. } => "make it readable for the agent and restart",
+            Self::NotKept { .. } => "make the directory writable and restart",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}; {}", self.what(), self.remedy())
+    }
+}
+
+impl std::error::Error for Error {}
 
 fn describe(origin: Origin) -> &'static str {
     match origin {

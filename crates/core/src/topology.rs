@@ -186,7 +186,8 @@ impl Topology {
     fn outside(node: &NodeName) -> Self {
         let problem = Problem::new(
             format!("node {node}"),
-            "is a member of no Gateway, so no traffic of it is steered",
+            "is a member of no Gateway: nothing is steered, and no lock keeps packets for other domains from leaving in \
+             plaintext",
             "label the node raven.openyurt.io/gateway=<gateway>, or correct --node-name",
         );
         Self { problems: vec![problem], ..Self::default() }

@@ -167,3 +167,21 @@ fn a_file_that_may_be_half_written_is_not_trusted() {
     assert!(manifests.scan(&whole(["a.yaml".to_owned()])).changed);
     assert!(!manifests.unsettled());
 }
+
+#[test]
+fn a_bad_file_says_what_is_wrong_and_one_that_vanished_is_no_bad_one() {
+    let (directory, mut manifests) = lab();
+    put(&directory, &mut manifests, "good.yaml", &gateway("good"));
+    let scan = put(&directory, &mut manifests, "bad.yaml", "kind: [");
+    let [problem] = scan.problems.as_slice() else { panic!("{:?}", scan.problems) };
+    assert!(problem.what.starts_with("line ") && problem.remedy == "correct the file", "{problem}");
+    std::os::unix::fs::symlink("nowhere", directory.path().join("bad.yaml.new")).unwrap();
+    fs::rename(directory.path().join("bad.yaml.new"), directory.path().join("bad.yaml")).unwrap();
+    let scan = manifests.scan(&whole(["bad.yaml".to_owned()]));
+    assert!(scan.problems[0].remedy.contains("remove the link"), "{:?}", scan.problems);
+    fs::remove_file(directory.path().join("bad.yaml")).unwrap();
+    // As between listing the directory and reading the file.
+    assert!(!manifests.read("bad.yaml", true, false));
+    assert!(manifests.scan(&Heard::default()).problems.is_empty());
+    assert_eq!(names(&manifests), ["good"]);
+}

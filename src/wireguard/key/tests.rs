@@ -124,8 +124,9 @@ fn a_file_that_cannot_be_read_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join(FILE)).unwrap();
     let loaded = load_or_create(directory.path(), none);
-    let problem = loaded.problem.unwrap().to_string();
-    assert!(problem.contains("cannot read") && problem.contains(FILE), "{problem}");
+    let problem = loaded.problem.unwrap().problem();
+    assert!(problem.what.contains("cannot read") && problem.what.contains(FILE), "{problem}");
+    assert_eq!(problem.remedy, "make it readable for the agent and restart");
     assert_eq!(names(directory.path()), [FILE]);
 }
 
