@@ -11,7 +11,7 @@ use crate::lab::{Lab, Plan};
 use crate::objects::{concerns, difference, ours};
 use crate::space::{Process, Space};
 
-/// How often each is done to each node.
+/// How often each is done to each node; `CORAX_REPAIRS` says otherwise.
 const TIMES: usize = 20;
 
 /// What systemd-networkd does at each reload to what it does not know: rules and routes by protocol, nexthops.
@@ -36,12 +36,13 @@ fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_t
         lab.node("cloud-2").pod4()
     );
     let kinds = [("a reload", RELOAD), ("another MAC", UDEV), ("an uplink that flaps", &flaps)];
+    let repairs = std::env::var("CORAX_REPAIRS").map_or(TIMES, |text| text.parse().expect("a number"));
     for (name, role) in [("site-1", "gateway"), ("site-2", "member")] {
         let space = &lab.node(name).space;
         let changes = Changes::listen(space, lab.scratch());
         for (what, script) in kinds {
             let (all, routing) = (ours(space), routing(space));
-            let times = (0..TIMES).map(|_| {
+            let times = (0..repairs).map(|_| {
                 let told = changes.read_on(space).len();
                 let said = space.sh(script);
                 eventually(&format!("{what} on {name}: routing is as it was"), SOON, || {
