@@ -261,6 +261,28 @@ fn a_path_that_something_stands_in_the_way_of_is_none_wherever_it_is_asked_for()
 }
 
 #[test]
+fn what_the_kernel_goes_on_refusing_is_tried_with_patience() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2).mesh()]);
+    lab.declare();
+    lab.write();
+    let space = &lab.node("cloud-1").space;
+    space.sh("ip link add other type vxlan id 200 dstport 4472 dev eth0; ip link set other up");
+    lab.start_agent("cloud-1", &[]);
+    let space = &lab.node("cloud-1").space;
+    await_problem(space, &["VNI 200"]);
+    let turns = || metric(space, "corax_reconciles_total", &[]);
+    let (before, begun) = (turns(), std::time::Instant::now());
+    eventually(
+        "it is tried again",
+        SOON,
+        || {
+            if turns() >= before + 3.0 { Ok(()) } else { Err(String::new()) }
+        },
+    );
+    assert!(begun.elapsed() >= Duration::from_secs(1), "three turns in {:?}", begun.elapsed());
+}
+
+#[test]
 fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
     let mut lab = two_domains();
     let lose = |lab: &mut Lab| {
@@ -274,6 +296,8 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
     await_problem(space, &["node cloud-2", "what it has stays"]);
     assert!(space.run(&format!("{CORAX} status")).contains("outside every domain, what it had stays"));
     assert!(space.run("ip route show table 9028").contains("10.101.1.0/24"));
+    let (code, text) = ask(space, "/readyz").expect("an answer");
+    assert!(code == 503 && text.contains("what it has stays"), "{code} {text}");
     std::fs::remove_file(lab.source().join("torn.json")).expect("it is there");
     await_problem(
         space,

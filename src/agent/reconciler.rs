@@ -219,7 +219,13 @@ impl Reconciler {
             }
         }
         if self.is_undecided() {
-            // Nothing is deleted.
+            // Nothing is deleted, and there is nothing to try again.
+            self.failed = vec![Problem::new(
+                format!("node {}", self.report.node),
+                "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays",
+                "correct the files, or name the node in a Gateway",
+            )];
+            self.times.retry = None;
             self.publish();
             return;
         }
@@ -336,17 +342,12 @@ impl Reconciler {
         let lacking = foreign.iter().filter(|(_, lacking)| *lacking).map(|(problem, _)| problem);
         self.report.view.failed = lacking.chain(&self.failed).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
-        let undecided = vec![Problem::new(
-            format!("node {}", self.report.node),
-            "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays",
-            "correct the files, or name the node in a Gateway",
-        )];
         let problems = self
             .standing
             .iter()
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
-            .chain(if self.is_undecided() { &undecided } else { &self.decision.topology.problems })
+            .chain(self.decision.topology.problems.iter().filter(|_| !self.is_undecided()))
             .chain(&self.decision.facts.problems)
             .chain(foreign.iter().map(|(problem, _)| problem))
             .chain(&self.failed);
