@@ -257,3 +257,31 @@ fn a_flow_that_began_before_its_way_was_known_comes_through_from_the_same_port()
         eventually("an answer", Duration::from_secs(5), || asks(socket));
     }
 }
+
+#[test]
+fn a_tunnel_process_that_was_killed_speaks_first_to_who_is_behind_a_nat() {
+    let mut lab = Lab::start(&[Plan::public("cloud", 1), Plan::nat("site", 1)]);
+    lab.everyone_reaches_everyone();
+    let space = &lab.node("cloud-1").space;
+    let shown = |what: &str| space.run(&format!("wg show raven-wg0 {what}"));
+    let endpoint = |text: String| text.split_whitespace().nth(1).unwrap_or("(none)").to_owned();
+    // With nothing on its way, the end behind the NAT sends keepalives alone, which nobody has to answer.
+    let before = endpoint(shown("endpoints"));
+    eventually("the agent has heard it", SOON, || {
+        let told = status(space)["tunnels"][0]["endpoint"].as_str().unwrap_or_default().to_owned();
+        if told == before { Ok(()) } else { Err(told) }
+    });
+    space.sh("for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done");
+    eventually("there is a session again", SOON, || {
+        match space.try_run("wg show raven-wg0 latest-handshakes") {
+            Ok(text) if text.split_whitespace().nth(1).is_some_and(|stamp| stamp != "0") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(endpoint(shown("endpoints")), before);
+    assert_eq!(endpoint(shown("persistent-keepalive")), "off");
+    // That the view gives none is no reason to set it again.
+    let before = writes(space);
+    status(space);
+    assert_eq!(writes(space), before, "{}", status(space)["lastChanges"]);
+}

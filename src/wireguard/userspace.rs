@@ -6,14 +6,16 @@ mod request;
 mod response;
 mod socket;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use corax_core::change::{PeerUpdate, TunnelUpdate};
 use corax_core::key::PublicKey;
 use corax_core::object::Device;
 use corax_core::observed::ObservedTunnel;
+use corax_core::plan::STALE;
 use nix::errno::Errno;
 
 use super::key::PrivateKey;
@@ -27,6 +29,9 @@ pub(crate) use socket::Listener;
 /// Where WireGuard's processes have their sockets; `wg` looks here.
 const DIRECTORY: &str = "/var/run/wireguard";
 
+/// Seconds between keepalives that are to be sent but once.
+const SPEAK: u16 = 25;
+
 /// Drives tunnel processes by their sockets.
 #[derive(Debug)]
 pub(crate) struct Userspace {
@@ -35,18 +40,48 @@ pub(crate) struct Userspace {
     memory: Memory,
     /// Devices whose process does not know how to take a single allowed IP away.
     replace_only: BTreeSet<Device>,
+    /// Where peers were heard that have a session: a process that takes the place of one that ended knows none of it.
+    heard: BTreeMap<(Device, PublicKey), SocketAddr>,
 }
 
 impl Userspace {
     /// A driver that sets this key.
     pub(crate) fn new(key: PrivateKey) -> Self {
-        Self { key, directory: DIRECTORY.into(), memory: Memory::default(), replace_only: BTreeSet::new() }
+        Self {
+            key,
+            directory: DIRECTORY.into(),
+            memory: Memory::default(),
+            replace_only: BTreeSet::new(),
+            heard: BTreeMap::new(),
+        }
     }
 
     /// The same with another directory of sockets.
     #[cfg(test)]
     fn with_directory(self, directory: &Path) -> Self {
         Self { directory: directory.to_owned(), ..self }
+    }
+
+    /// Has a peer that was made anew asked for a handshake where it was last heard, as it knows of no need for one: what it
+    /// sends is of a session that is no more.
+    fn speak_first(&self, device: Device, key: PublicKey, keepalive: u16) -> Result<(), Error> {
+        let Some(endpoint) = self.heard.get(&(device, key)) else { return Ok(()) };
+        tracing::debug!(%device, %key, %endpoint, "spoken to where it was last heard");
+        // Keepalives that begin send one at once.
+        let keepalives = |endpoint, seconds| PeerUpdate {
+            exists: true,
+            endpoint,
+            keepalive: Some(seconds),
+            ..PeerUpdate::default()
+        };
+        for update in [
+            keepalives(Some(*endpoint), 0),
+            keepalives(None, keepalive.max(SPEAK)),
+            keepalives(None, keepalive),
+        ] {
+            self.set("set a peer of", device, &request::peer(key, &update, true))?;
+        }
+        Ok(())
     }
 
     /// Sends a set request. The outer error is of the exchange, the inner number the process's own refusal.
@@ -66,7 +101,18 @@ impl Driver for Userspace {
             self.replace_only.remove(&device);
             return Ok(None);
         };
-        Ok(Some(self.memory.observe(device, reading, Clocks::read())))
+        let observed = self.memory.observe(device, reading, Clocks::read());
+        for (key, peer) in &observed.peers {
+            // One that has had no handshake yet was not heard by this process.
+            match (peer.handshake_age, peer.peer.endpoint) {
+                (Some(age), Some(endpoint)) if age <= STALE => {
+                    self.heard.insert((device, *key), endpoint);
+                }
+                (Some(_), _) => drop(self.heard.remove(&(device, *key))),
+                (None, _) => {}
+            }
+        }
+        Ok(Some(observed))
     }
 
     fn set_tunnel(&mut self, device: Device, update: &TunnelUpdate) -> Result<(), Error> {
@@ -91,6 +137,8 @@ impl Driver for Userspace {
         }
         if let Some(endpoint) = update.endpoint {
             self.memory.configure(device, key, endpoint);
+        } else if !update.exists {
+            self.speak_first(device, key, update.keepalive.unwrap_or_default())?;
         }
         Ok(())
     }
@@ -98,6 +146,7 @@ impl Driver for Userspace {
     fn delete_peer(&mut self, device: Device, key: PublicKey) -> Result<(), Error> {
         self.set("remove a peer of", device, &request::remove(key))?;
         self.memory.forget_peer(device, key);
+        self.heard.remove(&(device, key));
         Ok(())
     }
 }

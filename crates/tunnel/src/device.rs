@@ -257,7 +257,7 @@ impl Device {
                 self.send(outbox, &table);
             }
             let mut state = entry.peer.lock();
-            if !state.keepalive().is_zero() {
+            if state.is_to_be_greeted() {
                 state.send_keepalive(now, outbox, &self.metrics);
             }
         }

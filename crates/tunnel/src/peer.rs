@@ -39,6 +39,8 @@ pub(crate) struct State {
     singles_until: Option<Instant>,
     /// Zero for none.
     keepalive: Duration,
+    /// Keepalives began while the device was down, and may have ended since.
+    greet: bool,
     /// Last authentic message in either direction.
     last_traffic: Instant,
     /// Receiver index of the session that last carried a message to us.
@@ -63,6 +65,7 @@ impl Peer {
             endpoint: None,
             singles_until: None,
             keepalive: Duration::ZERO,
+            greet: false,
             last_traffic: Instant::now(),
             confirmed: None,
             last_handshake: None,
@@ -120,6 +123,16 @@ impl State {
 
     pub(crate) fn keepalive(&self) -> Duration {
         self.keepalive
+    }
+
+    /// The device is down: it is spoken to when that comes up.
+    pub(crate) fn greet_later(&mut self) {
+        self.greet = true;
+    }
+
+    /// Whether it is to be spoken to as the device comes up.
+    pub(crate) fn is_to_be_greeted(&mut self) -> bool {
+        std::mem::take(&mut self.greet) || !self.keepalive.is_zero()
     }
 
     fn forget(&mut self) {

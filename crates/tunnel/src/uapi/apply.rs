@@ -62,7 +62,10 @@ fn peer(device: &Device, set: &SetPeer, afresh: bool, outbox: &mut Option<Outbox
     // Asked before the peer is locked: who holds the link may be waiting for a thread that waits for the peer.
     let up = device.link().up;
     let mut state = peer.lock();
-    if state.set_keepalive(Duration::from_secs(interval.into())) && up {
+    let begins = state.set_keepalive(Duration::from_secs(interval.into()));
+    if begins && !up {
+        state.greet_later();
+    } else if begins {
         let outbox = outbox.get_or_insert_with(|| Outbox::new(0));
         state.send_keepalive(Instant::now(), outbox, &device.metrics);
         drop(state);
