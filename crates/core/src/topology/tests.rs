@@ -71,6 +71,23 @@ fn the_relay_is_the_last_public_gateway_by_node_name_on_every_node() {
 }
 
 #[test]
+fn a_gateway_that_nobody_can_speak_to_relays_nothing() {
+    let mut gateways = demo();
+    gateways
+        .push(domain("copy").node("z9", "10.2.0.1", &["10.20.1.0/24"]).public("z9", "203.0.113.1").into());
+    let (before, after) = (of(&demo(), "s1"), of(&gateways, "s1"));
+    assert_eq!(after.peers, before.peers);
+    let relay = |topology: &Topology| {
+        topology
+            .domains
+            .iter()
+            .find(|domain| domain.name.as_str() == "box")
+            .and_then(|box_| box_.relay.clone())
+    };
+    assert_eq!(relay(&after), relay(&before));
+}
+
+#[test]
 fn gateways_behind_nats_that_can_talk_directly_do_if_asked() {
     let gateways = [
         domain("a")
