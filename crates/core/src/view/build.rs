@@ -59,7 +59,8 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
         parsed.insert(name.clone(), parse(name, gateway, settings, before, &mut problems));
     }
     one_domain_a_node(&mut parsed, previous, &mut problems);
-    let mut domains = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    let (mut domains, taken) = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    endpoints_apart(&mut domains, &taken, previous, &mut problems);
     distinct_gateways(&mut domains, previous, &mut problems);
     problems.sort();
     problems.dedup();
@@ -393,7 +394,7 @@ fn assemble(
     settings: &Settings,
     previous: Option<&View>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<DomainName, Domain> {
+) -> (BTreeMap<DomainName, Domain>, Taken) {
     // The older Gateway first. One without a date, of a manifest, comes last, as it may be the newest.
     parsed.sort_by(|left, right| {
         let age =
@@ -423,8 +424,59 @@ fn assemble(
         };
         domains.insert(name, Domain { members: kept, gateways, extra });
     }
-    claims.report();
-    domains
+    (domains, claims.report())
+}
+
+/// Takes the address off a gateway node that lies in a prefix of another domain: who spoke to it would speak to a pod. Who
+/// had another one before keeps that. One that was there before the prefix stays, and every node leaves it out of what it
+/// steers there.
+fn endpoints_apart(
+    domains: &mut BTreeMap<DomainName, Domain>,
+    taken: &Taken,
+    previous: Option<&View>,
+    problems: &mut Vec<Problem>,
+) {
+    let nodes: BTreeSet<(DomainName, IpAddr)> = domains
+        .iter()
+        .flat_map(|(name, domain)| domain.members.iter().map(move |member| (name, member)))
+        .filter(|(_, member)| member.subnets.contains(&Prefix::host(member.underlay)))
+        .map(|(name, member)| (name.clone(), member.underlay))
+        .collect();
+    let pods_of = |name: &DomainName, address: IpAddr| {
+        let (prefix, (by, at)) = taken.lookup(address)?;
+        let node = *prefix == Prefix::host(address) && nodes.contains(&(by.clone(), address));
+        (by != name && !node).then_some((prefix, by, at))
+    };
+    for (name, domain) in domains.iter_mut() {
+        for gateway in &mut domain.gateways {
+            let Some(address) = gateway.address else { continue };
+            let Some((prefix, by, at)) = pods_of(name, address) else { continue };
+            let endpoint = format!("endpoint {} of Gateway {name}", gateway.node);
+            let last = previous.and_then(|view| view.gateway(name, &gateway.node)?.socket());
+            if last.is_some_and(|last| last.ip() == address) {
+                let what = format!(
+                    "holds {address} of {endpoint}, which was there before: that address is not steered"
+                );
+                let remedy = "use pod CIDRs apart from all public addresses";
+                problems.push(Problem::new(subnet_object(by, at, prefix), what, remedy));
+                continue;
+            }
+            let last = last.filter(|last| pods_of(name, last.ip()).is_none());
+            let object = format!("Gateway {name}, endpoint {}", gateway.node);
+            let what =
+                format!("publicIP {address} lies in {prefix} of node {at} of Gateway {by}{}", then_at(last));
+            gateway.put(last);
+            problems.push(Problem::new(object, what, "correct publicIP"));
+        }
+    }
+}
+
+/// What becomes of a gateway node whose socket is no good, and that had this one before.
+fn then_at(held: Option<SocketAddr>) -> String {
+    match held {
+        Some(socket) => format!("; its last, {socket}, stays"),
+        None => ", and is not spoken to".to_owned(),
+    }
 }
 
 /// Takes key or address off a gateway node that shares it with another domain's: whoever had it keeps it, else the first.
@@ -445,13 +497,8 @@ fn distinct_gateways(
         },
     );
     distinct(domains, previous, GatewayNode::socket, |gateway, object, (by, node), socket| {
-        let then = match socket {
-            Some(socket) => format!("; its last, {socket}, stays"),
-            None => ", and is not spoken to".to_owned(),
-        };
-        gateway.address = socket.map(|socket| socket.ip());
-        gateway.port = socket.map_or(gateway.port, |socket| socket.port());
-        let what = format!("has the address and port of endpoint {node} of Gateway {by}{then}");
+        gateway.put(socket);
+        let what = format!("has the address and port of endpoint {node} of Gateway {by}{}", then_at(socket));
         problems.push(Problem::new(object, what, "give each its own publicIP or publicPort"));
     });
 }
@@ -464,10 +511,7 @@ fn distinct<T: Copy + Ord>(
     of: impl Fn(&GatewayNode) -> Option<T>,
     mut refuse: impl FnMut(&mut GatewayNode, String, &(DomainName, NodeName), Option<T>),
 ) {
-    let held = |name: &DomainName, node: &NodeName| {
-        let before = previous?.domains.get(name)?.gateways.iter().find(|held| held.node == *node)?;
-        of(before)
-    };
+    let held = |name: &DomainName, node: &NodeName| of(previous?.gateway(name, node)?);
     let mut taken: BTreeMap<T, (DomainName, NodeName)> = BTreeMap::new();
     for (name, domain) in domains.iter() {
         for gateway in &domain.gateways {
@@ -502,8 +546,11 @@ fn subnet_object(domain: &DomainName, node: &NodeName, prefix: &Prefix) -> Strin
 }
 
 /// Who has which prefix.
+type Taken = DisjointPrefixes<(DomainName, NodeName)>;
+
+/// What is asked for and given.
 struct Claims<'a> {
-    taken: DisjointPrefixes<(DomainName, NodeName)>,
+    taken: Taken,
     /// What was asked for and is somebody else's, by who asked.
     refused: Vec<(DomainName, NodeName, Prefix)>,
     settings: &'a Settings,
@@ -577,8 +624,8 @@ impl Claims<'_> {
     }
 
     /// Says what was refused, once all is claimed: of several that overlap a prefix the first by address is named, not
-    /// the first to come.
-    fn report(self) {
+    /// the first to come. Gives who has what.
+    fn report(self) -> Taken {
         for (domain, node, prefix) in &self.refused {
             let (held, (by, at)) = self.taken.overlapping(prefix).expect("what is taken stays taken");
             let what =
@@ -586,6 +633,7 @@ impl Claims<'_> {
             let object = subnet_object(domain, node, prefix);
             self.problems.push(Problem::new(object, what, "give every node a pod CIDR of its own"));
         }
+        self.taken
     }
 
     /// Who has a prefix, or part of it.

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::{Endpoint, Gateway};
-use crate::sample::{demo, domain, endpoint};
+use crate::sample::{Domain as Described, demo, domain, endpoint};
 
 fn build(gateways: &[Gateway]) -> View {
     View::build(gateways, &Settings::default(), None)
@@ -218,6 +218,38 @@ fn a_key_that_is_kept_is_kept_from_others_too_and_keys_may_be_exchanged() {
 }
 
 #[test]
+fn an_endpoint_in_another_domains_prefix_is_not_spoken_to() {
+    let b = domain("b").node("b1", "192.168.1.1", &["10.3.1.0/24"]).nat("b1");
+    let x = |ip: &str| domain("x").node("x1", "192.168.1.1", &["10.4.1.0/24"]).public("x1", ip);
+    let address = |view: &View| view.domains[&"x".parse::<DomainName>().unwrap()].gateways[0].socket();
+    let of = |gateways: &[&Described], before| {
+        let gateways: Vec<Gateway> = gateways.iter().map(|domain| (*domain).clone().into()).collect();
+        View::build(&gateways, &Settings::default(), before)
+    };
+    let what = "Gateway x, endpoint x1: publicIP 10.3.1.5 lies in 10.3.1.0/24 of node b1 of Gateway b";
+    let fresh = of(&[&b, &x("10.3.1.5")], None);
+    assert_eq!((address(&fresh), subnets(&fresh, "b", "b1")), (None, vec!["10.3.1.0/24".to_owned()]));
+    assert!(told(&fresh, &format!("{what}, and is not spoken to")), "{:?}", fresh.problems);
+    assert_eq!(of(&[&b, &x("10.3.1.5")], Some(&fresh)), fresh);
+    // Who was well before keeps that.
+    let before = of(&[&b, &x("203.0.113.9")], None);
+    let edited = of(&[&b, &x("10.3.1.5")], Some(&before));
+    assert_eq!(edited.domains, before.domains);
+    assert!(told(&edited, &format!("{what}; its last, 203.0.113.9:4500, stays")), "{:?}", edited.problems);
+    // And who was there before the prefix.
+    let first = of(&[&x("10.3.1.5")], None);
+    let joined = of(&[&b, &x("10.3.1.5")], Some(&first));
+    assert_eq!(
+        (address(&joined), subnets(&joined, "b", "b1")),
+        (address(&first), vec!["10.3.1.0/24".to_owned()])
+    );
+    assert!(told(
+        &joined,
+        "Gateway b, node b1, subnet 10.3.1.0/24: holds 10.3.1.5 of endpoint x1 of Gateway x"
+    ));
+}
+
+#[test]
 fn a_node_of_two_gateways_stays_where_it_was() {
     let a = domain("a").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
     let b = domain("b").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
@@ -275,7 +307,9 @@ pub(crate) fn small_gateways() -> impl Strategy<Value = Vec<Gateway>> {
                 built = if nat {
                     built.nat(&node)
                 } else {
-                    built.public(&node, &format!("203.0.113.{}", name + 1))
+                    let address =
+                        if name == 3 { "10.10.4.9".to_owned() } else { format!("203.0.113.{}", name + 1) };
+                    built.public(&node, &address)
                 };
             }
             built.into()
@@ -301,6 +335,9 @@ proptest! {
                 }
                 for gateway in &domain.gateways {
                     prop_assert!(domain.member(&gateway.node).is_some());
+                    let others = view.domains.values().filter(|other| *other != domain);
+                    let held = others.flat_map(Domain::prefixes).any(|prefix| gateway.address.is_some_and(|address| prefix.contains(address)));
+                    prop_assert!(!held || previous.is_some(), "{:?} is a pod's", gateway.address);
                 }
             }
         }
