@@ -23,11 +23,38 @@ struct Candidate {
     torn: bool,
 }
 
-impl From<&Member> for Candidate {
-    fn from(member: &Member) -> Self {
-        let Member { node, underlay, mac, subnets } = member.clone();
-        Self { node, underlay, mac, subnets: subnets.into_vec(), torn: false }
+impl Candidate {
+    /// A member as `settings` have it, which are not in the Gateway and may have changed.
+    fn new(node: NodeName, underlay: IpAddr, asked: Asked, settings: &Settings) -> Self {
+        let Asked { prefixes: mut subnets, torn } = asked;
+        let own = Prefix::host(underlay);
+        if settings.forward_node_ip && !subnets.contains(&own) {
+            subnets.push(own);
+        }
+        subnets.sort();
+        let mac = settings.identity.mac(&settings.cluster, &node, underlay);
+        Self { node, underlay, mac, subnets, torn }
     }
+
+    /// A member as it was.
+    fn kept(member: &Member, settings: &Settings) -> Self {
+        let Member { node, underlay, .. } = member.clone();
+        let prefixes = pods(member).collect();
+        Self::new(node, underlay, Asked { prefixes, torn: false }, settings)
+    }
+}
+
+/// Prefixes of a member's pods: without its own address, which is there by a setting.
+fn pods(member: &Member) -> impl Iterator<Item = Prefix> {
+    let own = Prefix::host(member.underlay);
+    member.subnets.iter().copied().filter(move |prefix| *prefix != own)
+}
+
+/// Prefixes that are asked for, sorted.
+struct Asked {
+    prefixes: Vec<Prefix>,
+    /// One is malformed: what was had before stays.
+    torn: bool,
 }
 
 /// A Gateway, parsed.
@@ -36,7 +63,7 @@ struct Parsed<'a> {
     created: &'a str,
     members: Vec<Candidate>,
     gateways: Vec<GatewayNode>,
-    extra: Vec<Prefix>,
+    extra: Asked,
 }
 
 pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<&View>) -> View {
@@ -74,22 +101,28 @@ fn parse<'a>(
     before: Option<&Domain>,
     problems: &mut Vec<Problem>,
 ) -> Parsed<'a> {
-    // An endpoint is one of the nodes: without any, the file is half written, or cut, where it still was a manifest.
-    let whole = |status: &&GatewayStatus| !status.nodes.is_empty() || status.active_endpoints.is_empty();
-    let status = gateway.status.as_ref().filter(whole);
+    // Without a node it is half written, cut, or just made anew.
+    let status = gateway.status.as_ref().filter(|status| !status.nodes.is_empty());
     let object = format!("Gateway {name}");
     let created = &gateway.metadata.creation_timestamp;
-    if status.is_none() {
-        let lacks =
-            if gateway.status.is_some() { "has active endpoints and no nodes" } else { "has no status" };
-        let had = before.is_some_and(|domain| !domain.members.is_empty());
-        let so = if had { "; its members stay" } else { ", so no members" };
-        let remedy = "wait for the controller, or write status.nodes and status.activeEndpoints";
+    let had = before.filter(|domain| !domain.members.is_empty());
+    let empty = |status: &GatewayStatus| status.active_endpoints.is_empty();
+    if status.is_none() && (had.is_some() || !gateway.status.as_ref().is_some_and(empty)) {
+        let lacks = match &gateway.status {
+            None => "has no status",
+            Some(status) if empty(status) => "has no nodes",
+            Some(_) => "has active endpoints and no nodes",
+        };
+        let so = if had.is_some() { "; its members stay" } else { ", so no members" };
+        let remedy = "wait for the controller, or write status.nodes and status.activeEndpoints; delete the Gateway for it to go";
         problems.push(Problem::new(&object, format!("{lacks}{so}"), remedy));
-        if let Some(Domain { members, gateways, extra }) = before.cloned() {
-            let members = members.iter().map(Candidate::from).collect();
-            return Parsed { name, created, members, gateways, extra };
-        }
+    }
+    if status.is_none()
+        && let Some(before) = had
+    {
+        let members = before.members.iter().map(|member| Candidate::kept(member, settings)).collect();
+        let Domain { gateways, extra, .. } = before.clone();
+        return Parsed { name, created, members, gateways, extra: Asked { prefixes: extra, torn: false } };
     }
     let nodes = status.map(|status| status.nodes.as_slice()).unwrap_or_default();
     let members = parse_members(&object, nodes, settings, before, problems);
@@ -97,9 +130,9 @@ fn parse<'a>(
     let gateways = parse_gateways(&object, active, &members, before, problems);
     let extra = match gateway.metadata.annotations.get(EXTRA_CIDRS) {
         Some(list) => {
-            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems).0
+            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems)
         }
-        None => Vec::new(),
+        None => Asked { prefixes: Vec::new(), torn: false },
     };
     Parsed { name, created, members, gateways, extra }
 }
@@ -140,19 +173,12 @@ fn parse_members(
             }
         };
         if info.subnets.is_empty() {
-            problems.push(Problem::new(
-                &object,
-                "has no subnets, so none of its pods is reached",
-                "give the node a podCIDR",
-            ));
+            let what = "has no subnets; those that it had before stay";
+            problems.push(Problem::new(&object, what, "give the node a podCIDR"));
         }
-        let (mut subnets, torn) = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
-        if settings.forward_node_ip {
-            subnets.push(Prefix::host(underlay));
-        }
-        subnets.sort();
-        let mac = settings.identity.mac(&settings.cluster, &node, underlay);
-        members.push(Candidate { node, underlay, mac, subnets, torn });
+        let mut asked = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
+        asked.torn |= info.subnets.is_empty();
+        members.push(Candidate::new(node, underlay, asked, settings));
     }
     members.sort_by(|left, right| left.node.cmp(&right.node));
     unique_members(object, &mut members, before, problems);
@@ -207,12 +233,11 @@ fn unique_members(
     });
 }
 
-/// The prefixes, sorted, and whether one was malformed.
 fn parse_prefixes<'a>(
     object: &str,
     texts: impl Iterator<Item = &'a str>,
     problems: &mut Vec<Problem>,
-) -> (Vec<Prefix>, bool) {
+) -> Asked {
     let mut prefixes = BTreeSet::new();
     let mut torn = false;
     for text in texts {
@@ -231,7 +256,7 @@ fn parse_prefixes<'a>(
             }
         }
     }
-    (prefixes.into_iter().collect(), torn)
+    Asked { prefixes: prefixes.into_iter().collect(), torn }
 }
 
 fn parse_gateways(
@@ -415,11 +440,17 @@ fn assemble(
         let Parsed { name, members, gateways, extra, .. } = gateway;
         let mut kept = Vec::with_capacity(members.len());
         for member in members {
-            let subnets = claims.member(&name, &member, previous);
+            let before = previous.and_then(|view| view.domains.get(&name)?.member(&member.node));
+            let before: Vec<Prefix> = before.into_iter().flat_map(pods).collect();
+            let subnets = claims.all(&name, &member.node, (&member.subnets, member.torn), &before);
             kept.push(Member { node: member.node, underlay: member.underlay, mac: member.mac, subnets });
         }
         let extra = match gateways.first() {
-            Some(active) => claims.list(&name, &active.node, &extra).0.into_vec(),
+            Some(active) => {
+                let before = previous.and_then(|view| view.domains.get(&name));
+                let before = before.map(|before| before.extra.as_slice()).unwrap_or_default();
+                claims.all(&name, &active.node, (&extra.prefixes, extra.torn), before).into_vec()
+            }
             None => Vec::new(),
         };
         domains.insert(name, Domain { members: kept, gateways, extra });
@@ -560,7 +591,7 @@ struct Claims<'a> {
 impl Claims<'_> {
     /// Claims what a Gateway's members had before and still ask for.
     fn incumbents(&mut self, gateway: &Parsed<'_>, previous: &View) {
-        let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra));
+        let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra.prefixes));
         let asked = gateway.members.iter().map(|member| (&member.node, &member.subnets)).chain(active);
         for (node, prefixes) in asked {
             for prefix in prefixes {
@@ -571,33 +602,55 @@ impl Claims<'_> {
         }
     }
 
-    /// Claims what members had before that do not get all they ask for now, before others may.
+    /// Claims what members and the gateway node had before that do not get all they ask for now, before others may.
     fn kept(&mut self, gateway: &Parsed<'_>, previous: &View) {
         let Some(before) = previous.domains.get(&gateway.name) else { return };
         for member in &gateway.members {
             let Some(old) = before.member(&member.node) else { continue };
-            let refused = |prefix| self.holder(prefix).is_some_and(|by| by != (&gateway.name, &member.node));
-            if !member.torn && !member.subnets.iter().any(refused) {
-                continue;
-            }
-            for prefix in &old.subnets {
-                if self.unfit(prefix).is_none() {
-                    self.claim(&gateway.name, &member.node, *prefix);
-                }
+            self.keep(
+                &gateway.name,
+                &member.node,
+                (&member.subnets, member.torn),
+                &pods(old).collect::<Vec<_>>(),
+            );
+        }
+        if let Some(active) = gateway.gateways.first() {
+            let Asked { prefixes, torn } = &gateway.extra;
+            self.keep(&gateway.name, &active.node, (prefixes, *torn), &before.extra);
+        }
+    }
+
+    fn keep(
+        &mut self,
+        domain: &DomainName,
+        node: &NodeName,
+        (asked, torn): (&[Prefix], bool),
+        old: &[Prefix],
+    ) {
+        let others = |prefix| self.holder(prefix).is_some_and(|by| by != (domain, node));
+        if torn || asked.iter().any(|prefix| others(prefix) || self.unfit(prefix).is_some()) {
+            for prefix in
+                old.iter().filter(|prefix| self.unfit(prefix).is_none()).copied().collect::<Vec<_>>()
+            {
+                self.claim(domain, node, prefix);
             }
         }
     }
 
-    /// The prefixes that a member gets: those it asks for, and where one of them is malformed or another's, its old ones
-    /// as well.
-    fn member(&mut self, domain: &DomainName, member: &Candidate, previous: Option<&View>) -> Subnets {
-        let Candidate { node, subnets, torn, .. } = member;
-        let (mut got, refused) = self.list(domain, node, subnets);
-        if (refused || *torn)
-            && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node))
-        {
-            for prefix in old.subnets.iter() {
-                if !got.contains(prefix) && self.claim(domain, node, *prefix) {
+    /// The prefixes that a node gets: those it asks for, and where one of them is malformed, unfit or another's, its old
+    /// ones as well.
+    fn all(
+        &mut self,
+        domain: &DomainName,
+        node: &NodeName,
+        (asked, torn): (&[Prefix], bool),
+        old: &[Prefix],
+    ) -> Subnets {
+        let (mut got, refused) = self.list(domain, node, asked);
+        if refused || torn {
+            for prefix in old {
+                if !got.contains(prefix) && self.unfit(prefix).is_none() && self.claim(domain, node, *prefix)
+                {
                     got.push(*prefix);
                 }
             }
@@ -606,13 +659,14 @@ impl Claims<'_> {
         got
     }
 
-    /// Claims each prefix; gives those that were free, and whether one was somebody else's.
+    /// Claims each prefix; gives those that were free, and whether one was unfit or somebody else's.
     fn list(&mut self, domain: &DomainName, node: &NodeName, asked: &[Prefix]) -> (Subnets, bool) {
         let mut got = Subnets::new();
         let mut refused = false;
         for prefix in asked {
             if let Some((what, remedy)) = self.unfit(prefix) {
                 self.problems.push(Problem::new(subnet_object(domain, node, prefix), what, remedy));
+                refused = true;
             } else if self.claim(domain, node, *prefix) {
                 got.push(*prefix);
             } else {
