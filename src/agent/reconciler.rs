@@ -203,15 +203,15 @@ impl Reconciler {
         let begun = Instant::now();
         // Kept until the kernel is done with: freeing ten thousand members takes its time.
         let mut _before = None;
-        if new_facts {
+        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
+        // While that is so, what is in the kernel tells what stays.
+        if new_facts || !complete {
             let facts = self.node.facts(&view);
-            if new_view || facts != self.decision.facts {
-                _before = Some(self.decide(&view, facts));
+            if new_view || !complete || facts != self.decision.facts {
+                _before = Some(self.decide(&view, facts, complete));
             }
         }
-        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
-        if self.decision.topology.role == Role::Outside && !complete {
-            // Whether a Gateway names this node cannot be told: nothing is deleted.
+        if self.decision.held {
             self.publish();
             return;
         }
@@ -240,8 +240,8 @@ impl Reconciler {
     }
 
     /// Decides anew; gives back what was decided before.
-    fn decide(&mut self, view: &corax_core::view::View, facts: Facts) -> Decision {
-        let decision = self.node.decide(view, facts);
+    fn decide(&mut self, view: &corax_core::view::View, facts: Facts, complete: bool) -> Decision {
+        let decision = self.node.decide(view, facts, complete, &self.decision.desired);
         let before = std::mem::replace(&mut self.decision, decision);
         let topology = &self.decision.topology;
         if (topology.role, &topology.gateway) != (before.topology.role, &before.topology.gateway) {
@@ -309,7 +309,10 @@ impl Reconciler {
         self.report.view.revision = sourced.map_or(0, |sourced| sourced.revision);
         let foreign: Vec<(Problem, bool)> = self.decision.foreign_links().collect();
         let lacking = foreign.iter().filter(|(_, lacking)| *lacking).map(|(problem, _)| problem);
-        self.report.view.failed = lacking.chain(&self.failed).map(ToString::to_string).collect();
+        let held = self.decision.incomplete.as_ref().filter(|_| self.decision.held);
+        self.report.view.complete = self.decision.incomplete.is_none();
+        self.report.view.failed =
+            held.into_iter().chain(lacking).chain(&self.failed).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
         let problems = self
             .standing
@@ -318,6 +321,7 @@ impl Reconciler {
             .chain(view.into_iter().flat_map(|view| &view.problems))
             .chain(&self.decision.topology.problems)
             .chain(&self.decision.facts.problems)
+            .chain(&self.decision.incomplete)
             .chain(foreign.iter().map(|(problem, _)| problem))
             .chain(&self.failed);
         self.report.problems = problems.cloned().collect();

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use corax_core::desired::Desired;
 use corax_core::problem::Problem;
 use serde::Serialize;
 
@@ -62,8 +63,12 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let mut node = Node::open(args, key)?;
     node.read_tunnels();
     let facts = node.facts(&view);
-    let decision = node.decide(&view, facts);
-    let changes = corax_core::plan::plan(&decision.desired, node.observed());
+    let decision = node.decide(&view, facts, source.current().complete, &Desired::nothing());
+    let changes = match decision.held {
+        true => Vec::new(),
+        false => corax_core::plan::plan(&decision.desired, node.observed()),
+    };
+    problems.extend(decision.incomplete.clone());
     problems.extend(
         view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),
     );

@@ -1,11 +1,13 @@
 //! What the view means for one node: its role, its VTEPs, its tunnel peers, and by which path each prefix is reached.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use foldhash::{HashSet, HashSetExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
+use crate::kept::Kept;
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -50,6 +52,8 @@ pub struct Local<'a> {
     pub facts: &'a Facts,
     /// Addresses of the API server, which no remote prefix may hold.
     pub api_servers: &'a [IpAddr],
+    /// What stays although no domain has it, while the view is incomplete.
+    pub kept: Option<&'a Kept>,
 }
 
 impl<'a> Local<'a> {
@@ -63,6 +67,7 @@ impl<'a> Local<'a> {
             nat_traversal: false,
             facts,
             api_servers: &[],
+            kept: None,
         }
     }
 }
@@ -155,6 +160,8 @@ pub struct Topology {
     pub listen: Option<u16>,
     /// Its tunnel peers, sorted by domain.
     pub peers: Vec<TunnelPeer>,
+    /// Peers that stay although no domain has them: key, keepalive, and allowed IPs, sorted.
+    pub kept_peers: Vec<(PublicKey, u16, Vec<Prefix>)>,
     /// The other domains.
     pub domains: Vec<RemoteDomain>,
     /// What was wrong.
@@ -300,12 +307,47 @@ impl Topology {
                 relay: link.relay().cloned(),
             });
         }
+        if let Some(kept) = local.kept {
+            self.keep(view, name, kept, &protected);
+        }
         self.remotes.sort_by_key(|(prefix, _)| *prefix);
         self.problems.extend(shadowed(&self.remotes, local.facts));
         for peer in &mut self.peers {
             peer.allowed.sort();
         }
         self.peers.sort_by(|left, right| left.domain.cmp(&right.domain));
+    }
+
+    /// Adds what stays although no domain has it, by the path that it had.
+    fn keep(&mut self, view: &View, name: &DomainName, kept: &Kept, protected: &Protected<'_>) {
+        let known: BTreeSet<Prefix> = view.domains.values().flat_map(Domain::prefixes).collect();
+        let unknown = kept.prefixes.difference(&known).flat_map(|prefix| {
+            let holes: Vec<Prefix> = known.iter().filter(|other| other.overlaps(prefix)).copied().collect();
+            prefix.without(&holes)
+        });
+        let parts: BTreeSet<Prefix> =
+            unknown.flat_map(|prefix| protected.fit(name, prefix, &self.members).parts).collect();
+        let mut by_tunnel: BTreeSet<Prefix> = BTreeSet::new();
+        if self.role == Role::Gateway {
+            for (key, (keepalive, allowed)) in &kept.peers {
+                let carries = |part: &&Prefix| allowed.iter().any(|allowed| allowed.covers(part));
+                let carried: Vec<Prefix> = parts.difference(&by_tunnel).filter(carries).copied().collect();
+                if carried.is_empty() {
+                    continue;
+                }
+                by_tunnel.extend(&carried);
+                match self.peers.iter_mut().find(|peer| peer.key == *key) {
+                    Some(peer) => peer.allowed.extend(carried),
+                    None => self.kept_peers.push((*key, *keepalive, carried)),
+                }
+            }
+        }
+        let reached = self.vteps.iter().any(|vtep| vtep.gateway);
+        self.remotes.extend(parts.into_iter().map(|part| match self.role {
+            Role::Gateway if by_tunnel.contains(&part) => (part, Path::Tunnel),
+            Role::Member if reached => (part, Path::Overlay),
+            _ => (part, Path::None),
+        }));
     }
 
     /// Adds what leads to a remote domain: a peer of its own, or more allowed IPs at the relay's.
