@@ -70,6 +70,43 @@ fn a_malformed_file_keeps_its_own_last_gateways_and_others_go_on() {
 }
 
 #[test]
+fn a_file_that_was_never_good_deletes_nothing_of_what_it_may_name() {
+    let mut lab = two_domains();
+    lab.serve();
+    lab.await_tunnels();
+    let flow = Flow::start(&lab.node("cloud-2").pod, lab.node("site-1").pod4(), Duration::from_millis(5));
+    for name in ["cloud-1", "cloud-2"] {
+        lab.end_agent(name, Signal::SIGKILL);
+        lab.node(name).space.sh("rm /var/lib/corax/snapshot*");
+    }
+    lab.write_file("site.json", "{ \"apiVersion\": ");
+    lab.write_file("other.json", &paper("other", &["10.150.1.0/24"]).to_string());
+    for name in ["cloud-1", "cloud-2"] {
+        let before = lab.node(name).space.sh("ip route show table 9028; ip -6 route show table 9028");
+        lab.start_agent(name, &[]);
+        let space = &lab.node(name).space;
+        await_route(space, "10.150.1.0/24");
+        await_problem(space, &["the view", "incomplete"]);
+        let (code, body) = ask(space, "/readyz").expect("it answers");
+        assert!(code == 200 && body.contains("incomplete"), "{code} {body}");
+        let after = space.sh("ip route show table 9028; ip -6 route show table 9028");
+        let lost: Vec<_> = before.lines().filter(|line| !after.contains(line.trim())).collect();
+        assert!(lost.is_empty(), "{name}: {lost:?} of {after}");
+    }
+    flow.lost_nothing();
+    // Once all is known, what nobody names goes.
+    lab.write_file("site.json", &paper("another", &["10.151.1.0/24"]).to_string());
+    for name in ["cloud-1", "cloud-2"] {
+        let space = &lab.node(name).space;
+        eventually("the site's routes are gone", SOON, || {
+            let routes = space.run("ip route show table 9028");
+            if routes.contains("10.101.") { Err(routes) } else { Ok(()) }
+        });
+        assert!(!problems(space).contains("incomplete"), "{}", problems(space));
+    }
+}
+
+#[test]
 fn a_domain_that_overlaps_another_is_refused_and_others_go_on() {
     let mut lab = two_domains();
     lab.serve();

@@ -86,7 +86,8 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     let report = Arc::clone(&admin.reports.borrow());
     let view = &report.view;
     if view.applied {
-        (StatusCode::OK, format!("view {} is applied\n", view.revision))
+        let so = if view.complete { "" } else { ", and incomplete: nothing that is not known is deleted" };
+        (StatusCode::OK, format!("view {} is applied{so}\n", view.revision))
     } else if view.failed.is_empty() {
         (StatusCode::SERVICE_UNAVAILABLE, "no view yet\n".to_owned())
     } else {

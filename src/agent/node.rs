@@ -8,6 +8,7 @@ use std::time::Instant;
 use corax_core::change::Change;
 use corax_core::desired::{Desired, Options};
 use corax_core::facts::Facts;
+use corax_core::kept::Kept;
 use corax_core::key::PresharedKey;
 use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
@@ -45,6 +46,10 @@ pub(crate) struct Decision {
     pub desired: Desired,
     /// What the node itself says.
     pub facts: Facts,
+    /// What is not known, if not all is.
+    pub incomplete: Option<Problem>,
+    /// Nothing may be changed for it.
+    pub held: bool,
 }
 
 impl Decision {
@@ -173,8 +178,13 @@ impl Node {
         overlay.into_iter().chain(tunnel).collect()
     }
 
-    /// What a view asks of the node.
-    pub(crate) fn decide(&self, view: &View, facts: Facts) -> Decision {
+    /// What a view asks of the node. While the view is not complete, what is there and no domain's stays, and what was asked
+    /// for `before` too.
+    pub(crate) fn decide(&mut self, view: &View, facts: Facts, complete: bool, before: &Desired) -> Decision {
+        let kept = (!complete).then(|| {
+            self.read_tunnels();
+            Kept::of(self.kernel.observed(), before)
+        });
         let identity = &self.args.identity;
         let local = Local {
             node: &identity.node_name,
@@ -183,10 +193,28 @@ impl Node {
             nat_traversal: self.args.nat_traversal,
             facts: &facts,
             api_servers: &self.args.api_server,
+            kept: kept.as_ref(),
         };
         let topology = Topology::of(view, &local);
         let desired = Desired::of(&topology, &facts, &self.options);
-        Decision { topology, desired, facts }
+        // Whether a Gateway names this node cannot be told; or Raven leads where nobody else would, and by one route.
+        let links = &self.kernel.observed().links;
+        let raven =
+            links.iter().any(|(device, link)| !link.owned && !facts.foreign_links.contains_key(device));
+        let held = !complete && (topology.role == Role::Outside || raven);
+        let incomplete = (!complete).then(|| {
+            if topology.role == Role::Outside {
+                let what = "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays";
+                let remedy = "correct the files, or name the node in a Gateway";
+                return Problem::new(format!("node {}", identity.node_name), what, remedy);
+            }
+            let then =
+                if held { "nothing is changed on this node" } else { "nothing that is not known is deleted" };
+            let what =
+                format!("is incomplete, as a file of --source was never good or there is none: {then}");
+            Problem::new("the view", what, "correct the files")
+        });
+        Decision { topology, desired, facts, incomplete, held }
     }
 
     /// Reads the tunnels, of which no event tells.

@@ -212,19 +212,17 @@ impl Reconciler {
         let begun = Instant::now();
         // Kept until the kernel is done with: freeing ten thousand members takes its time.
         let mut _before = None;
-        if new_facts {
+        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
+        // While that is so, what is in the kernel tells what stays.
+        if new_facts || !complete {
             let facts = self.node.facts(&view);
-            if new_view || facts != self.decision.facts {
-                _before = Some(self.decide(&view, facts));
+            if new_view || !complete || facts != self.decision.facts {
+                _before = Some(self.decide(&view, facts, complete));
             }
         }
-        if self.is_undecided() {
-            // Nothing is deleted, and there is nothing to try again.
-            self.failed = vec![Problem::new(
-                format!("node {}", self.report.node),
-                "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays",
-                "correct the files, or name the node in a Gateway",
-            )];
+        if self.decision.held {
+            // There is nothing to try again.
+            self.failed.clear();
             self.times.retry = None;
             self.publish();
             return;
@@ -252,15 +250,9 @@ impl Reconciler {
         self.publish();
     }
 
-    /// Whether it cannot be told if a Gateway names this node.
-    fn is_undecided(&self) -> bool {
-        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
-        self.decision.topology.role == Role::Outside && !complete
-    }
-
     /// Decides anew; gives back what was decided before.
-    fn decide(&mut self, view: &corax_core::view::View, facts: Facts) -> Decision {
-        let decision = self.node.decide(view, facts);
+    fn decide(&mut self, view: &corax_core::view::View, facts: Facts, complete: bool) -> Decision {
+        let decision = self.node.decide(view, facts, complete, &self.decision.desired);
         let before = std::mem::replace(&mut self.decision, decision);
         let topology = &self.decision.topology;
         if (topology.role, &topology.gateway) != (before.topology.role, &before.topology.gateway) {
@@ -340,15 +332,19 @@ impl Reconciler {
         self.report.view.revision = sourced.map_or(0, |sourced| sourced.revision);
         let foreign: Vec<(Problem, bool)> = self.decision.foreign_links().collect();
         let lacking = foreign.iter().filter(|(_, lacking)| *lacking).map(|(problem, _)| problem);
-        self.report.view.failed = lacking.chain(&self.failed).map(ToString::to_string).collect();
+        let held = self.decision.incomplete.as_ref().filter(|_| self.decision.held);
+        self.report.view.complete = self.decision.incomplete.is_none();
+        self.report.view.failed =
+            held.into_iter().chain(lacking).chain(&self.failed).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
         let problems = self
             .standing
             .iter()
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
-            .chain(self.decision.topology.problems.iter().filter(|_| !self.is_undecided()))
+            .chain(self.decision.topology.problems.iter().filter(|_| !self.decision.held))
             .chain(&self.decision.facts.problems)
+            .chain(&self.decision.incomplete)
             .chain(foreign.iter().map(|(problem, _)| problem))
             .chain(&self.failed);
         self.report.problems = problems.cloned().collect();

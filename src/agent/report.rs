@@ -64,6 +64,9 @@ pub(crate) struct ViewReport {
     pub revision: u64,
     /// When this one was read.
     pub since: u64,
+    /// Nothing of the source is unknown; else nothing that is not known is deleted.
+    #[serde(default)]
+    pub complete: bool,
     /// The kernel is as this view asks.
     pub applied: bool,
     /// Why it is not, at the last try: of the problems those that stand in the way of this view.

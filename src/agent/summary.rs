@@ -68,7 +68,13 @@ fn standing(
         let key = RouteKey { table: Table::Remote, prefix, metric: path_metric(prefix.family()) };
         matches!(observed.routes.get(&key), Some(Route { via: Via::Device(_) | Via::Nexthop(_), .. }))
     };
-    if carries && prefixes.any(leads) { remote.path } else { Path::None }
+    // Of a prefix with something in it that is not steered, the parts around that have the routes.
+    let parts = |prefix: Prefix| {
+        let from = decision.topology.remotes.partition_point(|(part, _)| *part < prefix);
+        let after = decision.topology.remotes.get(from..).unwrap_or_default();
+        after.iter().map(|(part, _)| *part).take_while(move |part| prefix.covers(part))
+    };
+    if carries && prefixes.any(|prefix| parts(prefix).any(leads)) { remote.path } else { Path::None }
 }
 
 /// Fills in what was dropped.

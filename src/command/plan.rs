@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use corax_core::desired::Desired;
 use corax_core::problem::Problem;
 use serde::Serialize;
 
@@ -73,10 +74,14 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let facts = node.facts(&view);
-    let decision = node.decide(&view, facts);
+    let decision = node.decide(&view, facts, source.current().complete, &Desired::nothing());
     problems
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
-    let changes = corax_core::plan::plan(&decision.desired, node.observed());
+    let changes = match decision.held {
+        true => Vec::new(),
+        false => corax_core::plan::plan(&decision.desired, node.observed()),
+    };
+    problems.extend(decision.incomplete.clone());
     problems.extend(
         view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),
     );

@@ -408,7 +408,13 @@ impl<'a> Builder<'a> {
                 };
                 (peer.key, settings)
             });
-            (TUNNEL, DesiredTunnel { tunnel, peers: peers.collect() })
+            let kept = self.topology.kept_peers.iter().filter(|(key, ..)| *key != self.options.key);
+            let kept = kept.map(|(key, keepalive, allowed)| {
+                let preshared = self.options.preshared.clone();
+                let allowed = allowed.clone();
+                (*key, Peer { preshared, endpoint: None, keepalive: *keepalive, allowed })
+            });
+            (TUNNEL, DesiredTunnel { tunnel, peers: peers.chain(kept).collect() })
         });
         tunnel.into_iter().collect()
     }

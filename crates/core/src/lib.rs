@@ -15,6 +15,7 @@ pub mod change;
 pub mod desired;
 pub mod facts;
 pub mod fake;
+pub mod kept;
 pub mod key;
 pub mod mac;
 pub mod name;

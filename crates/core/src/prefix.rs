@@ -162,6 +162,27 @@ impl Prefix {
         halves.then_some(both)
     }
 
+    /// What is left of it without `holes`, in order: with one hole, as many prefixes as that is longer, at most.
+    #[must_use]
+    pub fn without(self, holes: &[Self]) -> Vec<Self> {
+        let mut left = Vec::new();
+        self.split_off(holes, &mut left);
+        left
+    }
+
+    fn split_off(self, holes: &[Self], left: &mut Vec<Self>) {
+        if holes.iter().any(|hole| hole.covers(&self)) {
+            return;
+        }
+        if !holes.iter().any(|hole| hole.overlaps(&self)) {
+            left.push(self);
+            return;
+        }
+        for half in [self.first(), self.last()] {
+            Self::new(half, self.length() + 1).split_off(holes, left);
+        }
+    }
+
     /// The address that a node holds of its own pod prefix, the source of what its processes send: the first of IPv4,
     /// as flannel does; the last of IPv6, whose first is the subnet-router anycast address (RFC 4291, 2.6.1).
     #[must_use]

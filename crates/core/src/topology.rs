@@ -1,11 +1,13 @@
 //! What the view means for one node: its role, its VTEPs, its tunnel peers, and by which path each prefix is reached.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use foldhash::{HashSet, HashSetExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
+use crate::kept::Kept;
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -46,10 +48,12 @@ pub struct Local<'a> {
     pub mesh: bool,
     /// Gateways behind NATs try each other directly (`--nat-traversal`).
     pub nat_traversal: bool,
-    /// What it says itself: a remote prefix may hold none of its addresses and default gateways.
+    /// What it says itself: what a remote prefix may take from it depends on its addresses, networks and default gateways.
     pub facts: &'a Facts,
-    /// Addresses of the API server; likewise.
+    /// Addresses of the API server, which no remote prefix may hold.
     pub api_servers: &'a [IpAddr],
+    /// What stays although no domain has it, while the view is incomplete.
+    pub kept: Option<&'a Kept>,
 }
 
 impl<'a> Local<'a> {
@@ -63,6 +67,7 @@ impl<'a> Local<'a> {
             nat_traversal: false,
             facts,
             api_servers: &[],
+            kept: None,
         }
     }
 }
@@ -149,12 +154,14 @@ pub struct Topology {
     pub vteps: Vec<Vtep>,
     /// Underlay addresses of all other members, sorted.
     pub members: Vec<IpAddr>,
-    /// Prefixes of other domains, sorted, and how each is reached.
+    /// What is steered of the prefixes of other domains, sorted, and how each part is reached.
     pub remotes: Vec<(Prefix, Path)>,
     /// The port that its Gateway wants its tunnel socket on.
     pub listen: Option<u16>,
     /// Its tunnel peers, sorted by domain.
     pub peers: Vec<TunnelPeer>,
+    /// Peers that stay although no domain has them: key, keepalive, and allowed IPs, sorted.
+    pub kept_peers: Vec<(PublicKey, u16, Vec<Prefix>)>,
     /// The other domains.
     pub domains: Vec<RemoteDomain>,
     /// What was wrong.
@@ -284,13 +291,11 @@ impl Topology {
             };
             let mut allowed = Vec::new();
             for prefix in other.prefixes() {
-                match protected.inside(&prefix, &self.members) {
-                    Some((what, remedy)) => {
-                        let object = format!("Gateway {other_name}, subnet {prefix}");
-                        self.problems.push(Problem::new(object, what, remedy));
-                    }
-                    None => allowed.push(prefix),
-                }
+                let Fit { parts, told } = protected.fit(other_name, prefix, &self.members);
+                allowed.extend(parts);
+                let object = || format!("Gateway {other_name}, subnet {prefix}");
+                let remedy = "use pod CIDRs apart from the networks of the nodes";
+                self.problems.extend(told.into_iter().map(|what| Problem::new(object(), what, remedy)));
             }
             self.remotes.extend(allowed.iter().map(|prefix| (*prefix, path)));
             if self.role == Role::Gateway {
@@ -303,12 +308,47 @@ impl Topology {
                 relay: link.relay().cloned(),
             });
         }
+        if let Some(kept) = local.kept {
+            self.keep(view, name, kept, &protected);
+        }
         self.remotes.sort_by_key(|(prefix, _)| *prefix);
         self.problems.extend(shadowed(&self.remotes, local.facts));
         for peer in &mut self.peers {
             peer.allowed.sort();
         }
         self.peers.sort_by(|left, right| left.domain.cmp(&right.domain));
+    }
+
+    /// Adds what stays although no domain has it, by the path that it had.
+    fn keep(&mut self, view: &View, name: &DomainName, kept: &Kept, protected: &Protected<'_>) {
+        let known: BTreeSet<Prefix> = view.domains.values().flat_map(Domain::prefixes).collect();
+        let unknown = kept.prefixes.difference(&known).flat_map(|prefix| {
+            let holes: Vec<Prefix> = known.iter().filter(|other| other.overlaps(prefix)).copied().collect();
+            prefix.without(&holes)
+        });
+        let parts: BTreeSet<Prefix> =
+            unknown.flat_map(|prefix| protected.fit(name, prefix, &self.members).parts).collect();
+        let mut by_tunnel: BTreeSet<Prefix> = BTreeSet::new();
+        if self.role == Role::Gateway {
+            for (key, (keepalive, allowed)) in &kept.peers {
+                let carries = |part: &&Prefix| allowed.iter().any(|allowed| allowed.covers(part));
+                let carried: Vec<Prefix> = parts.difference(&by_tunnel).filter(carries).copied().collect();
+                if carried.is_empty() {
+                    continue;
+                }
+                by_tunnel.extend(&carried);
+                match self.peers.iter_mut().find(|peer| peer.key == *key) {
+                    Some(peer) => peer.allowed.extend(carried),
+                    None => self.kept_peers.push((*key, *keepalive, carried)),
+                }
+            }
+        }
+        let reached = self.vteps.iter().any(|vtep| vtep.gateway);
+        self.remotes.extend(parts.into_iter().map(|part| match self.role {
+            Role::Gateway if by_tunnel.contains(&part) => (part, Path::Tunnel),
+            Role::Member if reached => (part, Path::Overlay),
+            _ => (part, Path::None),
+        }));
     }
 
     /// Adds what leads to a remote domain: a peer of its own, or more allowed IPs at the relay's.
@@ -380,13 +420,19 @@ impl Nodes<'_> {
 
 /// The first of sorted addresses that a prefix holds.
 fn first_inside(addresses: &[IpAddr], prefix: &Prefix) -> Option<IpAddr> {
+    inside(addresses, prefix, |address| *address).first().copied()
+}
+
+/// Those of things sorted by address that a prefix holds.
+fn inside<'a, T>(sorted: &'a [T], prefix: &Prefix, address: impl Fn(&T) -> IpAddr) -> &'a [T] {
     // Most pod CIDRs are far from all nodes.
-    let (first, last) = (addresses.first()?, addresses.last()?);
-    if prefix.last() < *first || prefix.first() > *last {
-        return None;
+    let (Some(first), Some(last)) = (sorted.first(), sorted.last()) else { return &[] };
+    if prefix.last() < address(first) || prefix.first() > address(last) {
+        return &[];
     }
-    let next = addresses.get(addresses.partition_point(|address| *address < prefix.first()))?;
-    Some(*next).filter(|address| prefix.contains(*address))
+    let from = sorted.partition_point(|thing| address(thing) < prefix.first());
+    let to = sorted.partition_point(|thing| address(thing) <= prefix.last());
+    sorted.get(from..to).unwrap_or_default()
 }
 
 /// The gateway node of a domain, if a tunnel can lead to it.
@@ -395,32 +441,84 @@ fn usable(domain: &Domain) -> Option<(&GatewayNode, PublicKey)> {
     Some((gateway, gateway.key?))
 }
 
-/// Addresses, beside those of members, that no remote prefix may hold: the node would cut itself off. Sorted.
-struct Protected(Vec<(IpAddr, &'static str)>);
+/// Holes that members' addresses make in a remote prefix, at most. A prefix with more of them is the nodes' own network.
+const MOST_HOLES: usize = 8;
 
-impl Protected {
-    fn of(view: &View, own: Option<IpAddr>, local: &Local<'_>) -> Self {
-        let endpoints = view.domains.values().flat_map(|domain| &domain.gateways);
-        let endpoints = endpoints.filter_map(|gateway| Some((gateway.address?, "the tunnel endpoint")));
+/// What steering a remote prefix must not take from this node.
+///
+/// A prefix that is refused has neither twin nor element of `@remote`: its packets leave as they are. So only what a node
+/// needs whole refuses one: its own underlay address, a default gateway, the API server, the network of its members. Any
+/// other address costs at most itself, and the rest of the prefix is steered and locked: no slip elsewhere opens it.
+struct Protected<'a> {
+    /// What no prefix may hold. Sorted.
+    never: Vec<(IpAddr, &'static str)>,
+    /// Tunnel endpoints, and whose they are. Sorted.
+    endpoints: Vec<(IpAddr, &'a DomainName)>,
+    facts: &'a Facts,
+}
+
+/// What of a remote prefix is steered.
+struct Fit {
+    /// All of it, what is left of it, or nothing.
+    parts: Vec<Prefix>,
+    /// Why it is not all.
+    told: Vec<String>,
+}
+
+impl<'a> Protected<'a> {
+    fn of(view: &'a View, own: Option<IpAddr>, local: &Local<'a>) -> Self {
+        let own = own.into_iter().map(|address| (address, "this node's underlay address"));
         let servers = local.api_servers.iter().map(|address| (*address, "the API server"));
-        let Facts { addresses, default_gateways, .. } = local.facts;
-        let own = own.iter().chain(addresses).map(|address| (*address, "this node's address"));
-        let routers = default_gateways.iter().map(|address| (*address, "this node's default gateway"));
-        let mut addresses: Vec<_> = own.chain(routers).chain(servers).chain(endpoints).collect();
-        addresses.sort_unstable();
-        Self(addresses)
+        let routers = local.facts.default_gateways.iter();
+        let routers = routers.map(|address| (*address, "this node's default gateway"));
+        let mut never: Vec<_> = own.chain(routers).chain(servers).collect();
+        never.sort_unstable();
+        let endpoints = view.domains.iter().flat_map(|(name, domain)| {
+            domain.gateways.iter().filter_map(move |gateway| Some((gateway.address?, name)))
+        });
+        let mut endpoints: Vec<_> = endpoints.collect();
+        endpoints.sort_unstable();
+        Self { never, endpoints, facts: local.facts }
     }
 
-    fn inside(&self, prefix: &Prefix, members: &[IpAddr]) -> Option<(String, &'static str)> {
-        let member = first_inside(members, prefix);
-        let other = self.0.get(self.0.partition_point(|(address, _)| *address < prefix.first()));
-        let member = member.map(|address| (address, "the underlay address of a member,"));
-        let mut found = member.into_iter().chain(other.copied());
-        let (address, what) = found.find(|(address, _)| prefix.contains(*address))?;
-        Some((
-            format!("holds {what} {address}: steering it would cut the node off; refused"),
-            "use pod CIDRs apart from the networks of the nodes",
-        ))
+    fn fit(&self, domain: &DomainName, prefix: Prefix, members: &[IpAddr]) -> Fit {
+        let refused = |what| Fit {
+            parts: Vec::new(),
+            told: vec![format!("holds {what}: steering it would cut the node off; refused")],
+        };
+        if let Some((address, what)) = inside(&self.never, &prefix, |(address, _)| *address).first() {
+            return refused(format!("{what} {address}"));
+        }
+        let members = inside(members, &prefix, |address| *address);
+        if let [address, ..] = members
+            && members.len() > MOST_HOLES
+        {
+            return refused(format!(
+                "the underlay address {address} of a member, and {} more",
+                members.len() - 1
+            ));
+        }
+        let mut told = Vec::new();
+        let mut holes: Vec<Prefix> = Vec::new();
+        let mut spare = |hole: Prefix, what: Option<&str>| {
+            told.extend(what.map(|what| format!("holds {what}: {hole} is not steered")));
+            holes.push(hole);
+        };
+        for address in members {
+            spare(Prefix::host(*address), Some("the underlay address of a member"));
+        }
+        for (address, by) in inside(&self.endpoints, &prefix, |(address, _)| *address) {
+            // Of another domain's the view tells.
+            let what = (*by == domain).then_some("the domain's own tunnel endpoint");
+            spare(Prefix::host(*address), what);
+        }
+        // What comes to a local address is looked up as such before anything else. Of whole networks `shadowed` tells.
+        let alone =
+            |address: &&IpAddr| !self.facts.networks.keys().any(|network| network.contains(**address));
+        if let Some(address) = self.facts.addresses.range(prefix.first()..=prefix.last()).find(alone) {
+            told.push(format!("holds this node's address {address}: a pod of that address is not reached"));
+        }
+        Fit { parts: prefix.without(&holes), told }
     }
 }
 

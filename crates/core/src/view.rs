@@ -108,6 +108,12 @@ impl GatewayNode {
     pub fn socket(&self) -> Option<SocketAddr> {
         self.address.map(|address| SocketAddr::new(address, self.port))
     }
+
+    /// Puts its socket elsewhere, or nowhere.
+    fn put(&mut self, socket: Option<SocketAddr>) {
+        self.address = socket.map(|socket| socket.ip());
+        self.port = socket.map_or(self.port, |socket| socket.port());
+    }
 }
 
 impl View {
@@ -124,6 +130,11 @@ impl View {
     #[must_use]
     pub fn member(&self, node: &NodeName) -> Option<(&DomainName, &Domain, &Member)> {
         self.domains.iter().find_map(|(name, domain)| Some((name, domain, domain.member(node)?)))
+    }
+
+    /// An active gateway node of a domain.
+    fn gateway(&self, domain: &DomainName, node: &NodeName) -> Option<&GatewayNode> {
+        self.domains.get(domain)?.gateways.iter().find(|gateway| gateway.node == *node)
     }
 
     /// Whether a problem is of a tunnel endpoint of a domain.

@@ -56,3 +56,17 @@ proptest! {
         prop_assert_eq!(prefix.to_string().parse::<Prefix>().unwrap(), prefix);
     }
 }
+
+#[test]
+fn a_prefix_without_some_of_it_is_the_rest() {
+    let without = |prefix: &str, holes: &[&str]| {
+        let holes: Vec<Prefix> = holes.iter().map(|hole| hole.parse().unwrap()).collect();
+        let left = prefix.parse::<Prefix>().unwrap().without(&holes);
+        left.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(without("10.0.0.0/30", &["10.0.0.2"]), ["10.0.0.0/31", "10.0.0.3/32"]);
+    assert_eq!(without("10.0.0.0/30", &["10.0.0.2", "10.0.0.0/31"]), ["10.0.0.3/32"]);
+    assert_eq!(without("10.0.0.0/30", &["10.0.1.0/24"]), ["10.0.0.0/30"]);
+    assert_eq!(without("10.0.0.0/30", &["10.0.0.0/8"]), Vec::<String>::new());
+    assert_eq!(without("fd00::/64", &["fd00::1"]).len(), 64);
+}

@@ -113,11 +113,12 @@ impl<'a> Links<'a> {
     }
 }
 
-/// The relay of the cluster: of the usable gateways that are not behind a NAT the last by node name, as Raven has it.
+/// The relay of the cluster: of the usable gateways that are not behind a NAT, and that can be spoken to first, the last by
+/// node name, as Raven has it.
 fn relay(view: &View) -> Option<(&DomainName, &GatewayNode, PublicKey)> {
     view.domains
         .iter()
         .filter_map(|(name, domain)| usable(domain).map(|(gateway, key)| (name, gateway, key)))
-        .filter(|(_, gateway, _)| !gateway.under_nat)
+        .filter(|(_, gateway, _)| !gateway.under_nat && gateway.socket().is_some())
         .max_by(|(_, left, _), (_, right, _)| left.node.cmp(&right.node))
 }

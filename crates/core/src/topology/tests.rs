@@ -71,6 +71,23 @@ fn the_relay_is_the_last_public_gateway_by_node_name_on_every_node() {
 }
 
 #[test]
+fn a_gateway_that_nobody_can_speak_to_relays_nothing() {
+    let mut gateways = demo();
+    gateways
+        .push(domain("copy").node("z9", "10.2.0.1", &["10.20.1.0/24"]).public("z9", "203.0.113.1").into());
+    let (before, after) = (of(&demo(), "s1"), of(&gateways, "s1"));
+    assert_eq!(after.peers, before.peers);
+    let relay = |topology: &Topology| {
+        topology
+            .domains
+            .iter()
+            .find(|domain| domain.name.as_str() == "box")
+            .and_then(|box_| box_.relay.clone())
+    };
+    assert_eq!(relay(&after), relay(&before));
+}
+
+#[test]
 fn gateways_behind_nats_that_can_talk_directly_do_if_asked() {
     let gateways = [
         domain("a")
@@ -104,39 +121,111 @@ fn a_domain_without_a_gateway_is_known_and_unreachable() {
     assert_eq!(remote(&of(&gateways, "s2"), "10.10.1.0/24"), Some(Path::None));
 }
 
+fn parts(topology: &Topology, prefix: &str) -> Vec<Prefix> {
+    let prefix: Prefix = prefix.parse().unwrap();
+    topology.remotes.iter().map(|(part, _)| *part).filter(|part| prefix.covers(part)).collect()
+}
+
+#[track_caller]
+fn told(topology: &Topology, object: &str, what: &str) {
+    let mut problems = topology.problems.iter();
+    let told = problems.any(|problem| problem.object.contains(object) && problem.what.contains(what));
+    assert!(told, "{object}, {what}: {:?}", topology.problems);
+}
+
 #[test]
 fn a_prefix_that_would_cut_the_node_off_is_refused_and_the_rest_goes_on() {
+    const SERVERS: &[IpAddr] = &[IpAddr::V4(Ipv4Addr::new(172, 28, 0, 1))];
     let mut gateways = demo();
     gateways.push(
         domain("greedy")
-            .node(
-                "g1",
-                "10.5.0.1",
-                &["10.0.0.0/24", "203.0.113.0/24", "172.30.0.0/16", "172.29.0.0/24", "10.55.0.0/24"],
-            )
+            .node("g1", "10.5.0.1", &["10.0.0.0/24", "172.28.0.0/16", "172.29.0.0/24", "10.55.0.0/24"])
             .public("g1", "198.51.100.9")
             .into(),
     );
-    let facts = Facts {
-        addresses: [IpAddr::from([172, 30, 1, 1])].into(),
-        default_gateways: [IpAddr::from([172, 29, 0, 1])].into(),
-        ..Facts::default()
-    };
-    let topology = with(&gateways, "c2", &facts, |_| {});
+    let facts = Facts { default_gateways: [IpAddr::from([172, 29, 0, 1])].into(), ..Facts::default() };
+    let topology = with(&gateways, "c2", &facts, |local| local.api_servers = SERVERS);
     assert_eq!(remote(&topology, "10.55.0.0/24"), Some(Path::Overlay));
     for (prefix, what) in [
-        ("10.0.0.0/24", "a member"),
-        ("203.0.113.0/24", "tunnel endpoint"),
-        ("172.30.0.0/16", "this node's address"),
-        ("172.29.0.0/24", "this node's default gateway"),
+        ("10.0.0.0/24", "this node's underlay address 10.0.0.2"),
+        ("172.28.0.0/16", "the API server 172.28.0.1"),
+        ("172.29.0.0/24", "this node's default gateway 172.29.0.1"),
     ] {
-        assert_eq!(remote(&topology, prefix), None);
-        let told = topology
-            .problems
-            .iter()
-            .any(|problem| problem.object.contains(prefix) && problem.what.contains(what));
-        assert!(told, "{prefix}: {:?}", topology.problems);
+        assert_eq!(parts(&topology, prefix), [], "{prefix}");
+        told(&topology, prefix, what);
     }
+}
+
+#[test]
+fn an_address_that_lies_in_a_remote_prefix_costs_no_lock_of_the_rest() {
+    let facts = Facts { addresses: [IpAddr::from([10, 10, 11, 200])].into(), ..Facts::default() };
+    let topology = with(&demo(), "c2", &facts, |_| {});
+    assert_eq!(remote(&topology, "10.10.11.0/24"), Some(Path::Overlay));
+    told(&topology, "Gateway site, subnet 10.10.11.0/24", "this node's address 10.10.11.200");
+
+    let mut gateways = demo();
+    "10.10.11.5".clone_into(&mut gateways[0].status.as_mut().unwrap().nodes[2].private_ip);
+    for node in ["c1", "c2"] {
+        let topology = of(&gateways, node);
+        let steered = parts(&topology, "10.10.11.0/24");
+        assert_eq!(
+            steered,
+            "10.10.11.0/24".parse::<Prefix>().unwrap().without(&["10.10.11.5/32".parse().unwrap()])
+        );
+        told(&topology, "Gateway site, subnet 10.10.11.0/24", "of a member: 10.10.11.5/32 is not steered");
+    }
+}
+
+#[test]
+fn a_prefix_that_holds_many_members_is_the_nodes_own_network() {
+    let mut many = domain("cloud").node("c0", "10.0.0.1", &["10.20.0.0/24"]);
+    for number in 1..=9 {
+        many = many.node(
+            &format!("c{number}"),
+            &format!("10.10.11.{number}"),
+            &[&format!("10.20.{number}.0/24")],
+        );
+    }
+    let gateways = [many.into(), demo().remove(1)];
+    let topology = of(&gateways, "c0");
+    assert_eq!(parts(&topology, "10.10.11.0/24"), []);
+    told(
+        &topology,
+        "10.10.11.0/24",
+        "10.10.11.1 of a member, and 8 more: steering it would cut the node off",
+    );
+}
+
+#[test]
+fn an_endpoint_is_spoken_to_although_a_prefix_that_came_later_holds_it() {
+    let before = View::build(&demo(), &Settings::default(), None);
+    let mut gateways = demo();
+    gateways.push(domain("greedy").node("g1", "10.5.0.1", &["203.0.113.0/24"]).nat("g1").into());
+    let view = View::build(&gateways, &Settings::default(), Some(&before));
+    let (node, facts) = ("s1".parse().unwrap(), Facts::default());
+    let topology = Topology::of(&view, &Local::new(&node, &facts));
+    let endpoints: Vec<_> = topology.peers.iter().filter_map(|peer| peer.endpoint).collect();
+    assert_eq!(endpoints, ["203.0.113.1:4500".parse().unwrap()]);
+    let hole = "203.0.113.1/32".parse().unwrap();
+    assert_eq!(
+        parts(&topology, "203.0.113.0/24"),
+        "203.0.113.0/24".parse::<Prefix>().unwrap().without(&[hole])
+    );
+}
+
+#[test]
+fn a_gateways_own_network_may_hold_its_own_endpoint() {
+    let site =
+        domain("lan").node("l1", "192.168.9.1", &["10.30.0.0/24"]).public("l1", "").extra("192.168.9.0/24");
+    let gateways = [demo().remove(0), site.into()];
+    let topology = of(&gateways, "c1");
+    assert_eq!(topology.peers[0].endpoint, Some("192.168.9.1:4500".parse().unwrap()));
+    assert_eq!(parts(&topology, "192.168.9.0/24").len(), 8);
+    told(
+        &topology,
+        "Gateway lan, subnet 192.168.9.0/24",
+        "own tunnel endpoint: 192.168.9.1/32 is not steered",
+    );
 }
 
 #[test]

@@ -23,11 +23,38 @@ struct Candidate {
     torn: bool,
 }
 
-impl From<&Member> for Candidate {
-    fn from(member: &Member) -> Self {
-        let Member { node, underlay, mac, subnets } = member.clone();
-        Self { node, underlay, mac, subnets: subnets.into_vec(), torn: false }
+impl Candidate {
+    /// A member as `settings` have it, which are not in the Gateway and may have changed.
+    fn new(node: NodeName, underlay: IpAddr, asked: Asked, settings: &Settings) -> Self {
+        let Asked { prefixes: mut subnets, torn } = asked;
+        let own = Prefix::host(underlay);
+        if settings.forward_node_ip && !subnets.contains(&own) {
+            subnets.push(own);
+        }
+        subnets.sort();
+        let mac = settings.identity.mac(&settings.cluster, &node, underlay);
+        Self { node, underlay, mac, subnets, torn }
     }
+
+    /// A member as it was.
+    fn kept(member: &Member, settings: &Settings) -> Self {
+        let Member { node, underlay, .. } = member.clone();
+        let prefixes = pods(member).collect();
+        Self::new(node, underlay, Asked { prefixes, torn: false }, settings)
+    }
+}
+
+/// Prefixes of a member's pods: without its own address, which is there by a setting.
+fn pods(member: &Member) -> impl Iterator<Item = Prefix> {
+    let own = Prefix::host(member.underlay);
+    member.subnets.iter().copied().filter(move |prefix| *prefix != own)
+}
+
+/// Prefixes that are asked for, sorted.
+struct Asked {
+    prefixes: Vec<Prefix>,
+    /// One is malformed: what was had before stays.
+    torn: bool,
 }
 
 /// A Gateway, parsed.
@@ -36,7 +63,7 @@ struct Parsed<'a> {
     created: &'a str,
     members: Vec<Candidate>,
     gateways: Vec<GatewayNode>,
-    extra: Vec<Prefix>,
+    extra: Asked,
 }
 
 pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<&View>) -> View {
@@ -59,7 +86,8 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
         parsed.insert(name.clone(), parse(name, gateway, settings, before, &mut problems));
     }
     one_domain_a_node(&mut parsed, previous, &mut problems);
-    let mut domains = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    let (mut domains, taken) = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
+    endpoints_apart(&mut domains, &taken, previous, &mut problems);
     distinct_gateways(&mut domains, previous, &mut problems);
     problems.sort();
     problems.dedup();
@@ -73,22 +101,28 @@ fn parse<'a>(
     before: Option<&Domain>,
     problems: &mut Vec<Problem>,
 ) -> Parsed<'a> {
-    // An endpoint is one of the nodes: without any, the file is half written, or cut, where it still was a manifest.
-    let whole = |status: &&GatewayStatus| !status.nodes.is_empty() || status.active_endpoints.is_empty();
-    let status = gateway.status.as_ref().filter(whole);
+    // Without a node it is half written, cut, or just made anew.
+    let status = gateway.status.as_ref().filter(|status| !status.nodes.is_empty());
     let object = format!("Gateway {name}");
     let created = &gateway.metadata.creation_timestamp;
-    if status.is_none() {
-        let lacks =
-            if gateway.status.is_some() { "has active endpoints and no nodes" } else { "has no status" };
-        let had = before.is_some_and(|domain| !domain.members.is_empty());
-        let so = if had { "; its members stay" } else { ", so no members" };
-        let remedy = "wait for the controller, or write status.nodes and status.activeEndpoints";
+    let had = before.filter(|domain| !domain.members.is_empty());
+    let empty = |status: &GatewayStatus| status.active_endpoints.is_empty();
+    if status.is_none() && (had.is_some() || !gateway.status.as_ref().is_some_and(empty)) {
+        let lacks = match &gateway.status {
+            None => "has no status",
+            Some(status) if empty(status) => "has no nodes",
+            Some(_) => "has active endpoints and no nodes",
+        };
+        let so = if had.is_some() { "; its members stay" } else { ", so no members" };
+        let remedy = "wait for the controller, or write status.nodes and status.activeEndpoints; delete the Gateway for it to go";
         problems.push(Problem::new(&object, format!("{lacks}{so}"), remedy));
-        if let Some(Domain { members, gateways, extra }) = before.cloned() {
-            let members = members.iter().map(Candidate::from).collect();
-            return Parsed { name, created, members, gateways, extra };
-        }
+    }
+    if status.is_none()
+        && let Some(before) = had
+    {
+        let members = before.members.iter().map(|member| Candidate::kept(member, settings)).collect();
+        let Domain { gateways, extra, .. } = before.clone();
+        return Parsed { name, created, members, gateways, extra: Asked { prefixes: extra, torn: false } };
     }
     let nodes = status.map(|status| status.nodes.as_slice()).unwrap_or_default();
     let members = parse_members(&object, nodes, settings, before, problems);
@@ -96,9 +130,9 @@ fn parse<'a>(
     let gateways = parse_gateways(&object, active, &members, before, problems);
     let extra = match gateway.metadata.annotations.get(EXTRA_CIDRS) {
         Some(list) => {
-            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems).0
+            parse_prefixes(&format!("{object}, annotation {EXTRA_CIDRS}"), list.split(','), problems)
         }
-        None => Vec::new(),
+        None => Asked { prefixes: Vec::new(), torn: false },
     };
     Parsed { name, created, members, gateways, extra }
 }
@@ -139,19 +173,12 @@ fn parse_members(
             }
         };
         if info.subnets.is_empty() {
-            problems.push(Problem::new(
-                &object,
-                "has no subnets, so none of its pods is reached",
-                "give the node a podCIDR",
-            ));
+            let what = "has no subnets; those that it had before stay";
+            problems.push(Problem::new(&object, what, "give the node a podCIDR"));
         }
-        let (mut subnets, torn) = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
-        if settings.forward_node_ip {
-            subnets.push(Prefix::host(underlay));
-        }
-        subnets.sort();
-        let mac = settings.identity.mac(&settings.cluster, &node, underlay);
-        members.push(Candidate { node, underlay, mac, subnets, torn });
+        let mut asked = parse_prefixes(&object, info.subnets.iter().map(String::as_str), problems);
+        asked.torn |= info.subnets.is_empty();
+        members.push(Candidate::new(node, underlay, asked, settings));
     }
     members.sort_by(|left, right| left.node.cmp(&right.node));
     unique_members(object, &mut members, before, problems);
@@ -206,12 +233,11 @@ fn unique_members(
     });
 }
 
-/// The prefixes, sorted, and whether one was malformed.
 fn parse_prefixes<'a>(
     object: &str,
     texts: impl Iterator<Item = &'a str>,
     problems: &mut Vec<Problem>,
-) -> (Vec<Prefix>, bool) {
+) -> Asked {
     let mut prefixes = BTreeSet::new();
     let mut torn = false;
     for text in texts {
@@ -230,7 +256,7 @@ fn parse_prefixes<'a>(
             }
         }
     }
-    (prefixes.into_iter().collect(), torn)
+    Asked { prefixes: prefixes.into_iter().collect(), torn }
 }
 
 fn parse_gateways(
@@ -393,7 +419,7 @@ fn assemble(
     settings: &Settings,
     previous: Option<&View>,
     problems: &mut Vec<Problem>,
-) -> BTreeMap<DomainName, Domain> {
+) -> (BTreeMap<DomainName, Domain>, Taken) {
     // The older Gateway first. One without a date, of a manifest, comes last, as it may be the newest.
     parsed.sort_by(|left, right| {
         let age =
@@ -414,17 +440,74 @@ fn assemble(
         let Parsed { name, members, gateways, extra, .. } = gateway;
         let mut kept = Vec::with_capacity(members.len());
         for member in members {
-            let subnets = claims.member(&name, &member, previous);
+            let before = previous.and_then(|view| view.domains.get(&name)?.member(&member.node));
+            let before: Vec<Prefix> = before.into_iter().flat_map(pods).collect();
+            let subnets = claims.all(&name, &member.node, (&member.subnets, member.torn), &before);
             kept.push(Member { node: member.node, underlay: member.underlay, mac: member.mac, subnets });
         }
         let extra = match gateways.first() {
-            Some(active) => claims.list(&name, &active.node, &extra).0.into_vec(),
+            Some(active) => {
+                let before = previous.and_then(|view| view.domains.get(&name));
+                let before = before.map(|before| before.extra.as_slice()).unwrap_or_default();
+                claims.all(&name, &active.node, (&extra.prefixes, extra.torn), before).into_vec()
+            }
             None => Vec::new(),
         };
         domains.insert(name, Domain { members: kept, gateways, extra });
     }
-    claims.report();
-    domains
+    (domains, claims.report())
+}
+
+/// Takes the address off a gateway node that lies in a prefix of another domain: who spoke to it would speak to a pod. Who
+/// had another one before keeps that. One that was there before the prefix stays, and every node leaves it out of what it
+/// steers there.
+fn endpoints_apart(
+    domains: &mut BTreeMap<DomainName, Domain>,
+    taken: &Taken,
+    previous: Option<&View>,
+    problems: &mut Vec<Problem>,
+) {
+    let nodes: BTreeSet<(DomainName, IpAddr)> = domains
+        .iter()
+        .flat_map(|(name, domain)| domain.members.iter().map(move |member| (name, member)))
+        .filter(|(_, member)| member.subnets.contains(&Prefix::host(member.underlay)))
+        .map(|(name, member)| (name.clone(), member.underlay))
+        .collect();
+    let pods_of = |name: &DomainName, address: IpAddr| {
+        let (prefix, (by, at)) = taken.lookup(address)?;
+        let node = *prefix == Prefix::host(address) && nodes.contains(&(by.clone(), address));
+        (by != name && !node).then_some((prefix, by, at))
+    };
+    for (name, domain) in domains.iter_mut() {
+        for gateway in &mut domain.gateways {
+            let Some(address) = gateway.address else { continue };
+            let Some((prefix, by, at)) = pods_of(name, address) else { continue };
+            let endpoint = format!("endpoint {} of Gateway {name}", gateway.node);
+            let last = previous.and_then(|view| view.gateway(name, &gateway.node)?.socket());
+            if last.is_some_and(|last| last.ip() == address) {
+                let what = format!(
+                    "holds {address} of {endpoint}, which was there before: that address is not steered"
+                );
+                let remedy = "use pod CIDRs apart from all public addresses";
+                problems.push(Problem::new(subnet_object(by, at, prefix), what, remedy));
+                continue;
+            }
+            let last = last.filter(|last| pods_of(name, last.ip()).is_none());
+            let object = format!("Gateway {name}, endpoint {}", gateway.node);
+            let what =
+                format!("publicIP {address} lies in {prefix} of node {at} of Gateway {by}{}", then_at(last));
+            gateway.put(last);
+            problems.push(Problem::new(object, what, "correct publicIP"));
+        }
+    }
+}
+
+/// What becomes of a gateway node whose socket is no good, and that had this one before.
+fn then_at(held: Option<SocketAddr>) -> String {
+    match held {
+        Some(socket) => format!("; its last, {socket}, stays"),
+        None => ", and is not spoken to".to_owned(),
+    }
 }
 
 /// Takes key or address off a gateway node that shares it with another domain's: whoever had it keeps it, else the first.
@@ -445,13 +528,8 @@ fn distinct_gateways(
         },
     );
     distinct(domains, previous, GatewayNode::socket, |gateway, object, (by, node), socket| {
-        let then = match socket {
-            Some(socket) => format!("; its last, {socket}, stays"),
-            None => ", and is not spoken to".to_owned(),
-        };
-        gateway.address = socket.map(|socket| socket.ip());
-        gateway.port = socket.map_or(gateway.port, |socket| socket.port());
-        let what = format!("has the address and port of endpoint {node} of Gateway {by}{then}");
+        gateway.put(socket);
+        let what = format!("has the address and port of endpoint {node} of Gateway {by}{}", then_at(socket));
         problems.push(Problem::new(object, what, "give each its own publicIP or publicPort"));
     });
 }
@@ -464,10 +542,7 @@ fn distinct<T: Copy + Ord>(
     of: impl Fn(&GatewayNode) -> Option<T>,
     mut refuse: impl FnMut(&mut GatewayNode, String, &(DomainName, NodeName), Option<T>),
 ) {
-    let held = |name: &DomainName, node: &NodeName| {
-        let before = previous?.domains.get(name)?.gateways.iter().find(|held| held.node == *node)?;
-        of(before)
-    };
+    let held = |name: &DomainName, node: &NodeName| of(previous?.gateway(name, node)?);
     let mut taken: BTreeMap<T, (DomainName, NodeName)> = BTreeMap::new();
     for (name, domain) in domains.iter() {
         for gateway in &domain.gateways {
@@ -502,8 +577,11 @@ fn subnet_object(domain: &DomainName, node: &NodeName, prefix: &Prefix) -> Strin
 }
 
 /// Who has which prefix.
+type Taken = DisjointPrefixes<(DomainName, NodeName)>;
+
+/// What is asked for and given.
 struct Claims<'a> {
-    taken: DisjointPrefixes<(DomainName, NodeName)>,
+    taken: Taken,
     /// What was asked for and is somebody else's, by who asked.
     refused: Vec<(DomainName, NodeName, Prefix)>,
     settings: &'a Settings,
@@ -513,7 +591,7 @@ struct Claims<'a> {
 impl Claims<'_> {
     /// Claims what a Gateway's members had before and still ask for.
     fn incumbents(&mut self, gateway: &Parsed<'_>, previous: &View) {
-        let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra));
+        let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra.prefixes));
         let asked = gateway.members.iter().map(|member| (&member.node, &member.subnets)).chain(active);
         for (node, prefixes) in asked {
             for prefix in prefixes {
@@ -524,33 +602,55 @@ impl Claims<'_> {
         }
     }
 
-    /// Claims what members had before that do not get all they ask for now, before others may.
+    /// Claims what members and the gateway node had before that do not get all they ask for now, before others may.
     fn kept(&mut self, gateway: &Parsed<'_>, previous: &View) {
         let Some(before) = previous.domains.get(&gateway.name) else { return };
         for member in &gateway.members {
             let Some(old) = before.member(&member.node) else { continue };
-            let refused = |prefix| self.holder(prefix).is_some_and(|by| by != (&gateway.name, &member.node));
-            if !member.torn && !member.subnets.iter().any(refused) {
-                continue;
-            }
-            for prefix in &old.subnets {
-                if self.unfit(prefix).is_none() {
-                    self.claim(&gateway.name, &member.node, *prefix);
-                }
+            self.keep(
+                &gateway.name,
+                &member.node,
+                (&member.subnets, member.torn),
+                &pods(old).collect::<Vec<_>>(),
+            );
+        }
+        if let Some(active) = gateway.gateways.first() {
+            let Asked { prefixes, torn } = &gateway.extra;
+            self.keep(&gateway.name, &active.node, (prefixes, *torn), &before.extra);
+        }
+    }
+
+    fn keep(
+        &mut self,
+        domain: &DomainName,
+        node: &NodeName,
+        (asked, torn): (&[Prefix], bool),
+        old: &[Prefix],
+    ) {
+        let others = |prefix| self.holder(prefix).is_some_and(|by| by != (domain, node));
+        if torn || asked.iter().any(|prefix| others(prefix) || self.unfit(prefix).is_some()) {
+            for prefix in
+                old.iter().filter(|prefix| self.unfit(prefix).is_none()).copied().collect::<Vec<_>>()
+            {
+                self.claim(domain, node, prefix);
             }
         }
     }
 
-    /// The prefixes that a member gets: those it asks for, and where one of them is malformed or another's, its old ones
-    /// as well.
-    fn member(&mut self, domain: &DomainName, member: &Candidate, previous: Option<&View>) -> Subnets {
-        let Candidate { node, subnets, torn, .. } = member;
-        let (mut got, refused) = self.list(domain, node, subnets);
-        if (refused || *torn)
-            && let Some(old) = previous.and_then(|view| view.domains.get(domain)?.member(node))
-        {
-            for prefix in old.subnets.iter() {
-                if !got.contains(prefix) && self.claim(domain, node, *prefix) {
+    /// The prefixes that a node gets: those it asks for, and where one of them is malformed, unfit or another's, its old
+    /// ones as well.
+    fn all(
+        &mut self,
+        domain: &DomainName,
+        node: &NodeName,
+        (asked, torn): (&[Prefix], bool),
+        old: &[Prefix],
+    ) -> Subnets {
+        let (mut got, refused) = self.list(domain, node, asked);
+        if refused || torn {
+            for prefix in old {
+                if !got.contains(prefix) && self.unfit(prefix).is_none() && self.claim(domain, node, *prefix)
+                {
                     got.push(*prefix);
                 }
             }
@@ -559,13 +659,14 @@ impl Claims<'_> {
         got
     }
 
-    /// Claims each prefix; gives those that were free, and whether one was somebody else's.
+    /// Claims each prefix; gives those that were free, and whether one was unfit or somebody else's.
     fn list(&mut self, domain: &DomainName, node: &NodeName, asked: &[Prefix]) -> (Subnets, bool) {
         let mut got = Subnets::new();
         let mut refused = false;
         for prefix in asked {
             if let Some((what, remedy)) = self.unfit(prefix) {
                 self.problems.push(Problem::new(subnet_object(domain, node, prefix), what, remedy));
+                refused = true;
             } else if self.claim(domain, node, *prefix) {
                 got.push(*prefix);
             } else {
@@ -577,8 +678,8 @@ impl Claims<'_> {
     }
 
     /// Says what was refused, once all is claimed: of several that overlap a prefix the first by address is named, not
-    /// the first to come.
-    fn report(self) {
+    /// the first to come. Gives who has what.
+    fn report(self) -> Taken {
         for (domain, node, prefix) in &self.refused {
             let (held, (by, at)) = self.taken.overlapping(prefix).expect("what is taken stays taken");
             let what =
@@ -586,6 +687,7 @@ impl Claims<'_> {
             let object = subnet_object(domain, node, prefix);
             self.problems.push(Problem::new(object, what, "give every node a pod CIDR of its own"));
         }
+        self.taken
     }
 
     /// Who has a prefix, or part of it.

@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::{Endpoint, Gateway};
-use crate::sample::{demo, domain, endpoint};
+use crate::api::{Endpoint, Gateway, GatewayStatus};
+use crate::sample::{Domain as Described, demo, domain, endpoint, key};
 
 fn build(gateways: &[Gateway]) -> View {
     View::build(gateways, &Settings::default(), None)
@@ -49,11 +49,100 @@ fn a_status_with_an_endpoint_and_no_nodes_is_half_of_one_and_its_members_stay() 
     let view = View::build(&cut, &Settings::default(), Some(&before));
     assert_eq!(view.domains, before.domains);
     assert!(told(&view, "Gateway cloud: has active endpoints and no nodes; its members stay"));
-    // A domain that lost its last node has neither.
-    cut[0].status.as_mut().unwrap().active_endpoints.clear();
-    let name: DomainName = cut[0].metadata.name.parse().unwrap();
+    // A status just made anew has neither.
+    cut[0].status = Some(GatewayStatus::default());
     let view = View::build(&cut, &Settings::default(), Some(&before));
-    assert!(view.domains.get(&name).is_none_or(|domain| domain.members.is_empty()));
+    assert_eq!(view.domains, before.domains);
+    assert!(told(&view, "Gateway cloud: has no nodes; its members stay"), "{:?}", view.problems);
+    assert_eq!(build(&[domain("new").into()]).problems, [], "one that never had any is in order");
+    // A Gateway that is deleted goes.
+    let gone = cut.remove(0).metadata.name.parse::<DomainName>().unwrap();
+    assert!(!View::build(&cut, &Settings::default(), Some(&view)).domains.contains_key(&gone));
+}
+
+#[test]
+fn a_member_without_subnets_keeps_what_it_had() {
+    let before = build(&demo());
+    let mut gateways = demo();
+    gateways[1].status.as_mut().unwrap().nodes[0].subnets.clear();
+    let view = View::build(&gateways, &Settings::default(), Some(&before));
+    assert_eq!(view.domains, before.domains);
+    assert!(told(&view, "Gateway site, node s1: has no subnets; those that it had before stay"));
+}
+
+#[test]
+fn extra_cidrs_that_are_no_good_leave_those_from_before() {
+    let site = |list| domain("site").node("s1", "192.168.1.1", &["10.10.1.0/24"]).nat("s1").extra(list);
+    let other = domain("other").node("o1", "10.0.0.1", &["192.168.8.0/24"]);
+    let before = build(&[site("192.168.9.0/24").into(), other.clone().into()]);
+    for (bad, what) in [
+        ("192.168.9.300/24", "malformed CIDR"),
+        (
+            "192.168.8.0/23",
+            "subnet 192.168.8.0/23: overlaps 192.168.8.0/24 of node o1 of Gateway other, refused",
+        ),
+        ("0.0.0.0/0", "covers every address"),
+    ] {
+        let view =
+            View::build(&[site(bad).into(), other.clone().into()], &Settings::default(), Some(&before));
+        assert_eq!(view.domains, before.domains, "{bad}");
+        assert!(told(&view, what), "{:?}", view.problems);
+        // And nobody else gets them meanwhile.
+        let thief = domain("a").node("a1", "10.0.0.9", &["192.168.9.0/24"]);
+        let view = View::build(
+            &[site(bad).into(), other.clone().into(), thief.into()],
+            &Settings::default(),
+            Some(&before),
+        );
+        assert_eq!(subnets(&view, "a", "a1"), Vec::<String>::new(), "{bad}");
+    }
+    let gone = domain("site").node("s1", "192.168.1.1", &["10.10.1.0/24"]).nat("s1");
+    let view = View::build(&[gone.into(), other.into()], &Settings::default(), Some(&before));
+    assert_eq!(view.domains[&"site".parse::<DomainName>().unwrap()].extra, [], "taken away, they go");
+}
+
+#[test]
+fn members_that_stay_are_as_the_settings_of_now_have_them() {
+    let settings = [
+        Settings::default(),
+        Settings { identity: Identity::NodeIp, forward_node_ip: true, ..Settings::default() },
+        Settings { cluster: "other".to_owned(), ..Settings::default() },
+    ];
+    let mut cut = demo();
+    for gateway in &mut cut {
+        gateway.status = None;
+    }
+    for before in &settings {
+        let before = View::build(&demo(), before, None);
+        for now in &settings {
+            let view = View::build(&cut, now, Some(&before));
+            assert_eq!(view.domains, View::build(&demo(), now, None).domains, "{now:?}");
+            let mut torn = demo();
+            torn[1].status.as_mut().unwrap().nodes[0].subnets.push("10.300.0.0/24".to_owned());
+            let view = View::build(&torn, now, Some(&before));
+            assert_eq!(view.domains, View::build(&demo(), now, None).domains, "{now:?}");
+        }
+    }
+}
+
+#[test]
+fn who_holds_a_key_keeps_it_whatever_else_is_edited() {
+    let zed = Endpoint { public_ip: "203.0.113.3".to_owned(), ..endpoint("z1") };
+    let with = |endpoint: &Endpoint| {
+        domain("zed").node("z1", "192.168.1.1", &["10.3.1.0/24"]).endpoint(endpoint.clone()).into()
+    };
+    let copy = Endpoint { node_name: "x1".to_owned(), ..zed.clone() };
+    let copy: Gateway = domain("copy").node("x1", "192.168.1.1", &["10.4.1.0/24"]).endpoint(copy).into();
+    let before = View::build(&[copy.clone(), with(&zed)], &Settings::default(), Some(&build(&[with(&zed)])));
+    for edited in [
+        Endpoint { nat_type: "Full cone NAT".to_owned(), ..zed.clone() },
+        Endpoint { under_nat: true, ..zed.clone() },
+        Endpoint { public_ip: "203.0.113.5".to_owned(), ..zed.clone() },
+    ] {
+        let view = View::build(&[copy.clone(), with(&edited)], &Settings::default(), Some(&before));
+        let gateway = |name: &str| view.domains[&name.parse::<DomainName>().unwrap()].gateways[0].clone();
+        assert_eq!((gateway("zed").key, gateway("copy").key), (Some(key("z1")), None), "{edited:?}");
+    }
 }
 
 #[test]
@@ -218,6 +307,38 @@ fn a_key_that_is_kept_is_kept_from_others_too_and_keys_may_be_exchanged() {
 }
 
 #[test]
+fn an_endpoint_in_another_domains_prefix_is_not_spoken_to() {
+    let b = domain("b").node("b1", "192.168.1.1", &["10.3.1.0/24"]).nat("b1");
+    let x = |ip: &str| domain("x").node("x1", "192.168.1.1", &["10.4.1.0/24"]).public("x1", ip);
+    let address = |view: &View| view.domains[&"x".parse::<DomainName>().unwrap()].gateways[0].socket();
+    let of = |gateways: &[&Described], before| {
+        let gateways: Vec<Gateway> = gateways.iter().map(|domain| (*domain).clone().into()).collect();
+        View::build(&gateways, &Settings::default(), before)
+    };
+    let what = "Gateway x, endpoint x1: publicIP 10.3.1.5 lies in 10.3.1.0/24 of node b1 of Gateway b";
+    let fresh = of(&[&b, &x("10.3.1.5")], None);
+    assert_eq!((address(&fresh), subnets(&fresh, "b", "b1")), (None, vec!["10.3.1.0/24".to_owned()]));
+    assert!(told(&fresh, &format!("{what}, and is not spoken to")), "{:?}", fresh.problems);
+    assert_eq!(of(&[&b, &x("10.3.1.5")], Some(&fresh)), fresh);
+    // Who was well before keeps that.
+    let before = of(&[&b, &x("203.0.113.9")], None);
+    let edited = of(&[&b, &x("10.3.1.5")], Some(&before));
+    assert_eq!(edited.domains, before.domains);
+    assert!(told(&edited, &format!("{what}; its last, 203.0.113.9:4500, stays")), "{:?}", edited.problems);
+    // And who was there before the prefix.
+    let first = of(&[&x("10.3.1.5")], None);
+    let joined = of(&[&b, &x("10.3.1.5")], Some(&first));
+    assert_eq!(
+        (address(&joined), subnets(&joined, "b", "b1")),
+        (address(&first), vec!["10.3.1.0/24".to_owned()])
+    );
+    assert!(told(
+        &joined,
+        "Gateway b, node b1, subnet 10.3.1.0/24: holds 10.3.1.5 of endpoint x1 of Gateway x"
+    ));
+}
+
+#[test]
 fn a_node_of_two_gateways_stays_where_it_was() {
     let a = domain("a").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
     let b = domain("b").node("n1", "10.0.0.1", &["10.1.0.0/24"]);
@@ -275,7 +396,9 @@ pub(crate) fn small_gateways() -> impl Strategy<Value = Vec<Gateway>> {
                 built = if nat {
                     built.nat(&node)
                 } else {
-                    built.public(&node, &format!("203.0.113.{}", name + 1))
+                    let address =
+                        if name == 3 { "10.10.4.9".to_owned() } else { format!("203.0.113.{}", name + 1) };
+                    built.public(&node, &address)
                 };
             }
             built.into()
@@ -301,6 +424,9 @@ proptest! {
                 }
                 for gateway in &domain.gateways {
                     prop_assert!(domain.member(&gateway.node).is_some());
+                    let others = view.domains.values().filter(|other| *other != domain);
+                    let held = others.flat_map(Domain::prefixes).any(|prefix| gateway.address.is_some_and(|address| prefix.contains(address)));
+                    prop_assert!(!held || previous.is_some(), "{:?} is a pod's", gateway.address);
                 }
             }
         }
