@@ -345,10 +345,18 @@ fn on_paper(name: &str, prefixes: &[String]) -> Gateway {
     Gateway { members: [(node.clone(), member)].into(), active: Some(node), keyed: false, port: 0, nat: true }
 }
 
-/// What is known of a Gateway that is whole: a member with a prefix that is none keeps those from before.
+/// What is known of a Gateway that is whole: a member without prefixes, or with one that is none, keeps those from before, an
+/// endpoint without a key its key, and a Gateway without members all.
 fn known(asked: &Gateway, before: Option<&Gateway>) -> Gateway {
     let mut known = asked.clone();
-    for (node, member) in known.members.iter_mut().filter(|(_, member)| member.malformed) {
+    if let Some(before) = before {
+        if asked.members.is_empty() {
+            return before.clone();
+        }
+        known.keyed |= before.keyed && before.active == asked.active;
+    }
+    let lacks = |member: &Member| member.malformed || member.prefixes.is_empty();
+    for (node, member) in known.members.iter_mut().filter(|(_, member)| lacks(member)) {
         let before = before.and_then(|gateway| gateway.members.get(node));
         member.prefixes.extend(before.into_iter().flat_map(|member| member.prefixes.iter().cloned()));
     }
