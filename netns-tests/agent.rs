@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::await_::eventually;
+use crate::await_::{eventually, patience};
 use crate::space::{Process, Space};
 
 /// The binary under test.
@@ -67,7 +67,7 @@ impl Agent {
 /// Asks the agent of a space: status code and body.
 pub fn ask(space: &Space, path: &str) -> Result<(u16, String), String> {
     space.enter(|| {
-        let limit = Duration::from_secs(5);
+        let limit = patience(Duration::from_secs(5));
         let mut stream =
             TcpStream::connect_timeout(&([127, 0, 0, 1], 10265).into(), limit).map_err(|e| e.to_string())?;
         stream.set_read_timeout(Some(limit)).map_err(|e| e.to_string())?;

@@ -10,7 +10,7 @@ use crate::objects::{difference, ours};
 /// What is done to a node, in words and as a script.
 type Damage<'a> = (&'a str, &'a str);
 
-const ANYWHERE: [Damage<'_>; 22] = [
+const ANYWHERE: [Damage<'_>; 23] = [
     (
         "ip rule flush",
         "ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767",
@@ -25,6 +25,10 @@ const ANYWHERE: [Damage<'_>; 22] = [
     ("raven0's MAC changed", "ip link set raven0 address 02:00:00:00:99:99"),
     ("raven0's MTU changed", "ip link set raven0 mtu 1300"),
     ("raven0's alias changed", "ip link set raven0 alias somebody"),
+    (
+        "raven0's settings changed",
+        "cd /proc/sys/net/ipv4/conf/raven0; echo 1 >rp_filter; echo 0 >forwarding; echo 1 >send_redirects",
+    ),
     ("raven0 down", "ip link set raven0 down"),
     ("raven0 down and up", "ip link set raven0 down; ip link set raven0 up"),
     ("raven0 deleted", "ip link del raven0"),
@@ -47,7 +51,7 @@ const ANYWHERE: [Damage<'_>; 22] = [
     ("a twin deleted", "ip route del unreachable 10.101.1.0/24 table 9028 metric 4294967295"),
 ];
 
-const AT_A_GATEWAY: [Damage<'_>; 8] = [
+const AT_A_GATEWAY: [Damage<'_>; 9] = [
     ("table 9027 flushed", "ip route flush table 9027; ip -6 route flush table 9027"),
     ("a peer removed", "wg set raven-wg0 peer $(wg show raven-wg0 peers | head -n 1) remove"),
     (
@@ -56,6 +60,10 @@ const AT_A_GATEWAY: [Damage<'_>; 8] = [
     ),
     ("a foreign peer", "wg set raven-wg0 peer $(wg genkey | wg pubkey) allowed-ips 10.7.8.0/24"),
     ("the tunnel's process killed", "for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done"),
+    (
+        "raven-wg0's settings changed",
+        "cd /proc/sys/net/ipv4/conf/raven-wg0; echo 1 >rp_filter; echo 0 >forwarding; echo 1 >send_redirects",
+    ),
     ("raven-wg0 down", "ip link set raven-wg0 down"),
     ("raven-wg0's addresses deleted", "ip -4 addr flush dev raven-wg0; ip -6 addr flush dev raven-wg0"),
     ("raven-wg0 deleted", "ip link del raven-wg0"),
@@ -101,22 +109,6 @@ fn what_is_removed_or_altered_on_a_member_comes_back() {
 fn what_is_removed_or_altered_on_a_gateway_comes_back() {
     let mut lab = lab();
     repaired(&mut lab, "cloud-1", &ANYWHERE);
-}
-
-#[test]
-fn what_a_network_daemon_or_a_flapping_uplink_takes_along_comes_back() {
-    let uplink = "ip link set eth0 down; ip link set eth0 up; ip route add default via 192.168.1.254
-                  ip route add default via fe80::1 dev eth0";
-    let flaps = format!("for flap in 1 2 3 4 5; do {uplink}; done");
-    // What systemd-networkd does to what it does not know: rules and routes by protocol, nexthops, at each reload.
-    let reload = "for f in -4 -6; do ip $f rule flush protocol 90; ip $f route flush table all proto 90; done
-                  ip nexthop flush";
-    let damages =
-        [("reload", reload), ("reload again", reload), ("the uplink down and up", uplink), ("flaps", &flaps)];
-    let mut lab = lab();
-    for name in ["site-1", "site-2"] {
-        repaired(&mut lab, name, &damages);
-    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod mtu;
 mod objects;
 mod packets;
 mod raven;
+mod repair;
 mod selfcheck;
 mod services;
 mod space;

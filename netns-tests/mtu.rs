@@ -1,7 +1,9 @@
 //! Underlays of every size: the largest packet passes, one byte more is answered with the size that fits, TCP goes on.
 
+use std::time::Duration;
+
 use crate::agent::SOON;
-use crate::await_::eventually;
+use crate::await_::{eventually, patience};
 use crate::lab::{Lab, Node, Plan};
 use crate::traffic::{PORT, fetch};
 
@@ -30,7 +32,9 @@ fn resize(lab: &Lab, mtu: usize) {
 /// One packet that must not be cut passes at this size, and not at the next.
 fn fits_exactly(from: &Node, to: &Node, mtu: usize) {
     for (address, headers) in [(to.pod4(), 28), (to.pod6(), 48)] {
-        let ping = |size: usize| format!("ping -n -M do -c 3 -i 0.3 -W 2 -s {} {address}", size - headers);
+        let wait = patience(Duration::from_secs(2)).as_secs();
+        let ping =
+            |size: usize| format!("ping -n -M do -c 3 -i 0.3 -W {wait} -s {} {address}", size - headers);
         from.pod.run(&ping(mtu));
         let told = from.pod.try_run(&ping(mtu + 1)).expect_err("it is too large");
         let right = format!("mtu{}{mtu}", if address.is_ipv4() { " = " } else { "=" });

@@ -139,7 +139,7 @@ fn is_marked(text: &str) -> bool {
 }
 
 /// The kernel resolves neighbours and learns addresses by itself; what is Corax's carries its names or numbers.
-fn concerns(line: &str) -> bool {
+pub fn concerns(line: &str) -> bool {
     if is_marked(line) || line.starts_with("# new generation") {
         return false;
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::await_::{eventually, patience};
 use crate::space::Space;
 
 /// Port of the servers.
@@ -18,6 +19,7 @@ pub const PORT: u16 = 8080;
 /// Bytes of a UDP socket's buffer: a test that is not scheduled for a while loses nothing.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
+/// How long one connection, or one piece of it, may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Servers of a pod, TCP and UDP, both families.
@@ -108,8 +110,8 @@ fn accept(listener: &TcpListener, ended: &AtomicBool) {
 
 fn answer(mut stream: TcpStream, peer: IpAddr) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(patience(TIMEOUT)))?;
+    stream.set_write_timeout(Some(patience(TIMEOUT)))?;
     let mut length = [0; 8];
     stream.read_exact(&mut length)?;
     let length = u64::from_be_bytes(length);
@@ -130,11 +132,12 @@ fn echo(socket: &UdpSocket, ended: &AtomicBool) {
 
 /// Connects, sends and receives so many bytes, and tells which source the server saw.
 pub fn fetch(from: &Space, to: SocketAddr, bytes: u64) -> Result<IpAddr, String> {
+    let limit = patience(TIMEOUT);
     from.enter(|| {
         let why = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        let mut stream = TcpStream::connect_timeout(&to, TIMEOUT).map_err(why("connect"))?;
-        stream.set_read_timeout(Some(TIMEOUT)).map_err(why("socket"))?;
-        stream.set_write_timeout(Some(TIMEOUT)).map_err(why("socket"))?;
+        let mut stream = TcpStream::connect_timeout(&to, limit).map_err(why("connect"))?;
+        stream.set_read_timeout(Some(limit)).map_err(why("socket"))?;
+        stream.set_write_timeout(Some(limit)).map_err(why("socket"))?;
         stream.write_all(&bytes.to_be_bytes()).map_err(why("send"))?;
         io::copy(&mut io::repeat(7).take(bytes), &mut stream).map_err(why("send"))?;
         let mut answer = Vec::new();
@@ -181,7 +184,7 @@ impl Flow {
             socket.set_read_timeout(Some(Duration::from_secs(1))).map_err(|error| error.to_string())?;
             Ok::<_, String>(socket)
         };
-        let socket = crate::await_::eventually(&name, Duration::from_secs(30), || {
+        let socket = eventually(&name, Duration::from_secs(30), || {
             from.enter(|| {
                 let socket = connect()?;
                 socket.send(&u64::MAX.to_be_bytes()).map_err(|error| error.to_string())?;
@@ -282,7 +285,7 @@ fn receive(socket: &UdpSocket, received: &Mutex<BTreeSet<u64>>, ended: &AtomicBo
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // After the end, what is under way has a second.
                 let since = *quiet_since.get_or_insert_with(Instant::now);
-                if ended.load(Ordering::Relaxed) && since.elapsed() > Duration::from_millis(700) {
+                if ended.load(Ordering::Relaxed) && since.elapsed() > patience(Duration::from_millis(700)) {
                     return;
                 }
             }

@@ -7,7 +7,7 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use crate::agent::{SOON, await_ready, tail};
-use crate::await_::eventually;
+use crate::await_::{eventually, patience};
 use crate::lab::{Lab, Plan};
 use crate::{is_kernels, names};
 
@@ -40,7 +40,7 @@ fn await_keepalive(lab: &Lab) {
     });
 }
 
-fn reached(lab: &Lab, seconds: u32) -> Result<String, String> {
+fn reached(lab: &Lab, seconds: u64) -> Result<String, String> {
     lab.node("site-1")
         .pod
         .try_run(&format!("ping -n -q -i 0.5 -c 1 -w {seconds} {}", lab.node("cloud-1").pod4()))
@@ -74,7 +74,7 @@ fn after_a_lost_clock(wireguard: &str) {
     let site = &lab.node("site-1").space;
     await_ready(site);
     assert!(now() >= before, "the clock stands at {}, and it was {before}", now());
-    reached(&lab, 30).expect("the tunnel is back");
+    reached(&lab, patience(SOON).as_secs()).expect("the tunnel is back");
     let log = tail(&lab.log("site-1"), 100);
     assert!(log.contains("was stepped up"), "{log}");
     if wireguard == "kernel" {

@@ -4,10 +4,9 @@ use crate::agent::{CORAX, await_ready, problems, status};
 use crate::lab::{Lab, Plan};
 use crate::raven;
 use crate::restart::{STEP, control, lost_no_more};
-use crate::traffic::{Flow, PORT, fetch};
+use crate::traffic::Flow;
 use crate::{is_kernels, names};
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 const DEVICE: &str = "ip link add raven-wg0 type wireguard";

@@ -124,7 +124,7 @@ await_agents() {
 
 ready() {
     # shellcheck disable=SC2016
-    on "$1" timeout 2 bash -c '
+    on "$1" timeout $((2 * patience)) bash -c '
         exec 3<>/dev/tcp/127.0.0.1/10265 && printf "GET /readyz HTTP/1.0\r\n\r\n" >&3 && read -r _ code _ <&3 &&
             [[ $code == 200 ]]' 2>/dev/null
 }

@@ -13,8 +13,8 @@ declare -A result=()
 start_servers() {
     local node port=8080
     for node in "${nodes[@]}"; do
-        on "pod-$node" socat -t 30 "TCP4-LISTEN:$port,fork,reuseaddr" "EXEC:$here/probe --serve" 2>/dev/null &
-        on "pod-$node" socat -t 30 "TCP6-LISTEN:$port,fork,reuseaddr,ipv6only=1" "EXEC:$here/probe --serve" 2>/dev/null &
+        on "pod-$node" socat -t $((30 * patience)) "TCP4-LISTEN:$port,fork,reuseaddr" "EXEC:$here/probe --serve" 2>/dev/null &
+        on "pod-$node" socat -t $((30 * patience)) "TCP6-LISTEN:$port,fork,reuseaddr,ipv6only=1" "EXEC:$here/probe --serve" 2>/dev/null &
     done
     for node in "${nodes[@]}"; do
         until [[ $(on "pod-$node" ss -Hltn "sport = $port" | wc -l) == 2 ]]; do sleep 0.02; done

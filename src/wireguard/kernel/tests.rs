@@ -156,15 +156,16 @@ fn with_tunnel(test: impl FnOnce(&mut Kernel, PublicKey) + Send) {
 fn a_session_and_a_roamed_endpoint_outlast_every_change_of_their_peer() {
     with_tunnel(|driver, far| {
         assert_eq!(driver.read(DEVICE).unwrap().unwrap().peers[&far].handshake_age, None);
-        run("ping -c 1 -W 5 10.0.0.2");
+        let begun = Instant::now();
+        run("ping -c 1 -W 30 10.0.0.2");
         let first = driver.read(DEVICE).unwrap().unwrap();
         let age = first.peers[&far].handshake_age.unwrap();
-        assert!(age < Duration::from_secs(10), "{age:?}");
+        assert!(age <= begun.elapsed() + Duration::from_secs(1), "{age:?}");
         assert!(first.peers[&far].received > 0 && first.peers[&far].sent > 0);
 
         // The far end moves; this one follows by what it hears.
         run("ip -n far addr del 192.0.2.2/24 dev eth0");
-        run("ip netns exec far ping -c 1 -W 5 10.0.0.1");
+        run("ip netns exec far ping -c 1 -W 30 10.0.0.1");
         let roamed = "192.0.2.3:4500".parse().unwrap();
         let observed = driver.read(DEVICE).unwrap().unwrap();
         assert_eq!(observed.peers[&far].peer.endpoint, Some(roamed));
@@ -182,10 +183,10 @@ fn a_session_and_a_roamed_endpoint_outlast_every_change_of_their_peer() {
             driver.set_peer(DEVICE, far, &update).unwrap();
             driver.set_peer(DEVICE, peer(9), &PeerUpdate::default()).unwrap();
             driver.delete_peer(DEVICE, peer(9)).unwrap();
-            run("ping -c 1 -W 5 10.0.0.2");
+            run("ping -c 1 -W 30 10.0.0.2");
         }
         driver.set_tunnel(DEVICE, &TunnelUpdate { mark: Some(7), ..TunnelUpdate::default() }).unwrap();
-        run("ping -c 1 -W 5 10.0.0.2");
+        run("ping -c 1 -W 30 10.0.0.2");
         assert_eq!(run("wg show raven-wg0 latest-handshakes"), handshake, "no new handshake was needed");
         assert_eq!(driver.read(DEVICE).unwrap().unwrap().peers[&far].peer.endpoint, Some(roamed));
     });

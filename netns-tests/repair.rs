@@ -1,0 +1,150 @@
+//! What daemons of the host take along comes back each time, and how soon.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::agent::SOON;
+use crate::await_::eventually;
+use crate::lab::{Lab, Plan};
+use crate::objects::{concerns, difference, ours};
+use crate::space::{Process, Space};
+
+/// How often each is done to each node; `CORAX_REPAIRS` says otherwise.
+const TIMES: usize = 20;
+
+/// What systemd-networkd does at each reload to what it does not know: rules and routes by protocol, nexthops.
+const RELOAD: &str =
+    "for f in -4 -6; do ip $f rule flush protocol 90; ip $f route flush table all proto 90; done >/dev/null
+    ip nexthop flush >/dev/null";
+/// What udev does to a device whose name it knows another address for.
+const UDEV: &str = "ip link set raven0 address 02:00:00:00:99:99";
+/// An uplink that goes and comes, with the routes that it takes along.
+const UPLINK: &str = "ip link set eth0 down; ip link set eth0 up; ip route add default via 192.168.1.254
+    ip route add default via fe80::1 dev eth0";
+
+#[test]
+fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_time() {
+    let mut lab = Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    lab.serve();
+    lab.await_tunnels();
+    // Nothing of Corax goes with an uplink: what counts is the first answer of another domain.
+    let flaps = format!(
+        "for flap in 1 2 3 4 5; do {UPLINK}; done
+         begun=$EPOCHREALTIME; ping -n -q -i 0.01 -c 1 -w 30 {} >/dev/null; echo $begun $EPOCHREALTIME",
+        lab.node("cloud-2").pod4()
+    );
+    let kinds = [("a reload", RELOAD), ("another MAC", UDEV), ("an uplink that flaps", &flaps)];
+    let repairs = std::env::var("CORAX_REPAIRS").map_or(TIMES, |text| text.parse().expect("a number"));
+    for (name, role) in [("site-1", "gateway"), ("site-2", "member")] {
+        let space = &lab.node(name).space;
+        let changes = Changes::listen(space, lab.scratch());
+        for (what, script) in kinds {
+            let (all, routing) = (ours(space), routing(space));
+            let times = (0..repairs).map(|_| {
+                let told = changes.read_on(space).len();
+                let said = space.sh(script);
+                eventually(&format!("{what} on {name}: routing is as it was"), SOON, || {
+                    same(&routing, &self::routing(space))
+                });
+                let seconds = |text: &str| text.trim().parse::<f64>().expect("a time");
+                match said.split_once(' ') {
+                    Some((begun, answered)) => seconds(answered) - seconds(begun),
+                    None => changes.span(space, told),
+                }
+            });
+            let times = times.collect();
+            eventually(&format!("{what} on {name}: repaired"), SOON, || same(&all, &ours(space)));
+            tell(&format!("{what}, {role}"), times);
+        }
+    }
+    lab.everyone_reaches_everyone();
+}
+
+/// What the damages are about, read in two processes.
+fn routing(space: &Space) -> BTreeSet<String> {
+    let common = "rule show\nroute show table all\n";
+    let mut text = space.feed(
+        &["ip", "-o", "-batch", "-"],
+        &format!("{common}nexthop show\nlink show raven0\naddress show raven0"),
+    );
+    text += &space.feed(&["ip", "-6", "-o", "-batch", "-"], common);
+    text.lines().filter(|line| concerns(line)).map(ToOwned::to_owned).collect()
+}
+
+fn same(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<(), String> {
+    if before == after { Ok(()) } else { Err(difference(before, after)) }
+}
+
+/// Prints how the times are distributed, past the harness, which keeps what tests print that succeed.
+fn tell(what: &str, mut times: Vec<f64>) {
+    times.sort_unstable_by(f64::total_cmp);
+    let part = |hundredths: usize| 1000.0 * times[(times.len() * hundredths).div_ceil(100).max(1) - 1];
+    let line = format!(
+        "figure: repaired after {what}: {} times, min {:.1} ms, p50 {:.1}, p90 {:.1}, max {:.1}\n",
+        times.len(),
+        part(0),
+        part(50),
+        part(90),
+        part(100)
+    );
+    std::io::stderr().write_all(line.as_bytes()).expect("there is an error output");
+}
+
+/// The kernel's word for each change of a node's objects, with its time.
+struct Changes {
+    _monitor: Process,
+    file: PathBuf,
+}
+
+impl Changes {
+    fn listen(space: &Space, directory: &Path) -> Self {
+        let file = directory.join(format!("{}.changes", space.name));
+        let output = File::create(&file).expect("the directory can be written");
+        let kinds = "link address route neigh rule nexthop";
+        let words = format!("stdbuf -oL ip -ts -o monitor {kinds}");
+        let words: Vec<&str> = words.split(' ').collect();
+        let monitor = space.spawn(&words, |command| {
+            command.stdout(output);
+        });
+        let changes = Self { _monitor: monitor, file };
+        changes.read_on(space);
+        changes
+    }
+
+    /// All that was told until now.
+    fn read_on(&self, space: &Space) -> String {
+        let read = || std::fs::read_to_string(&self.file).expect("there is a file");
+        let marks = |text: &str| text.matches("192.0.2.99").count();
+        let before = marks(&read());
+        // Changes are told in their order: what was before the mark is there when the mark is.
+        eventually("the mark is told", SOON, || {
+            space.ip(
+                "route add blackhole 192.0.2.99/32 table 4242\nroute del blackhole 192.0.2.99/32 table 4242",
+            );
+            let text = read();
+            if marks(&text) > before { Ok(text) } else { Err("silence") }
+        })
+    }
+
+    /// Seconds from the first change of what is Corax's, which is the damage, to the last, which is the repair; of what was told
+    /// after so many bytes.
+    #[track_caller]
+    fn span(&self, space: &Space, told: usize) -> f64 {
+        let text = self.read_on(space);
+        // What the kernel keeps for itself beside a device comes when it likes.
+        let kept = text[told..].lines().filter(|line| concerns(line) && !line.contains("NOARP"));
+        let times: Vec<f64> = kept.filter_map(time_of_day).collect();
+        let (Some(first), Some(last)) = (times.first(), times.last()) else { panic!("no change was told") };
+        // Over midnight as well.
+        (last - first).rem_euclid(86_400.0)
+    }
+}
+
+/// Seconds of the day of a line like `[2026-01-02T03:04:05.678901] …`.
+fn time_of_day(line: &str) -> Option<f64> {
+    let (_, time) = line.strip_prefix('[')?.split_once(']')?.0.split_once('T')?;
+    let parts = time.split(':').map(str::parse::<f64>);
+    parts.into_iter().try_fold(0.0, |sum, part| Some(sum * 60.0 + part.ok()?))
+}
