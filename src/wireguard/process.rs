@@ -19,6 +19,17 @@ use super::Error;
 /// How long a tunnel process may take until its socket answers.
 const START: Duration = Duration::from_secs(10);
 
+/// The name of a tunnel's log in the state directory.
+pub(crate) fn log_name(device: Device) -> String {
+    format!("{device}.log")
+}
+
+/// Whether a file of this name in the state directory is a tunnel's.
+pub(crate) fn makes(name: &str) -> bool {
+    let device = name.strip_suffix(".log").and_then(Device::from_name);
+    matches!(device, Some(Device::WireGuard(_)))
+}
+
 /// Starts `corax tunnel DEVICE` from this very binary and returns once its socket answers.
 ///
 /// The command puts itself into the background, into a session of its own, when it is ready; what it says goes to
