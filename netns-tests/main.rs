@@ -5,6 +5,7 @@
 //! tcpdump, conntrack and socat. What is missing makes the test that wants it fail, and say so.
 #![allow(unreachable_pub)] // a test has no outside
 
+mod admin;
 mod agent;
 mod await_;
 mod capture;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::Args;
 use corax_core::problem::Problem;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
 use crate::clock::{self, Clock};
@@ -89,6 +90,9 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
     let _claim = alone::claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
+    if let Err(error) = more_files() {
+        debug!(%error, "the number of open files stays as it is");
+    }
     standing.extend(args.problems());
     // Before a tunnel starts: one in user space asks the clock once.
     let (clock, behind) = Clock::step_up(&args.state.state_dir, epoch(), clock::set);
@@ -117,7 +121,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     heartbeat.beat();
     let metrics = Arc::new(Metrics::new(watched.clone()));
     // The address is taken before anything is changed.
-    let listener = std::net::TcpListener::bind(admin.admin).with_context(|| {
+    let listener = admin.admin.listen().with_context(|| {
         format!(
             "cannot answer on {}: name another --admin, an address of this node and a port that is free",
             admin.admin
@@ -141,6 +145,12 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     runtime.block_on(serve(listener, admin))?;
     inbox.stop();
     turning.join().map_err(|_| anyhow::anyhow!("the reconciling thread panicked"))
+}
+
+/// Lets the process hold as many files open as its supervisor allows at most, and not only by default.
+fn more_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 async fn serve(listener: std::net::TcpListener, admin: Admin) -> anyhow::Result<()> {
