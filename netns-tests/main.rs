@@ -7,6 +7,7 @@
 
 mod admin;
 mod agent;
+mod alone;
 mod await_;
 mod capture;
 mod chance;

@@ -2,6 +2,7 @@
 //!
 //! Three threads: one reads manifests, one reconciles, one answers HTTP and signals.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +32,7 @@ pub(crate) mod report;
 mod silence;
 mod summary;
 
+use alone::Claim;
 use inbox::Inbox;
 use node::Node;
 use reconciler::Reconciler;
@@ -88,8 +90,9 @@ pub(crate) fn epoch() -> u64 {
 /// own layer.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
-    let _claim = alone::claim()?;
+    let (_claim, unclaimed) = claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
+    standing.extend(unclaimed);
     if let Err(error) = more_files() {
         debug!(%error, "the number of open files stays as it is");
     }
@@ -145,6 +148,19 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     runtime.block_on(serve(listener, admin))?;
     inbox.stop();
     turning.join().map_err(|_| anyhow::anyhow!("the reconciling thread panicked"))
+}
+
+/// Claims the namespace. A node whose run directory cannot be written to is better served by an agent than by none.
+fn claim() -> anyhow::Result<(Option<Claim>, Option<Problem>)> {
+    match Claim::take(Path::new(corax_cni::RUN), "an agent") {
+        Ok(claim) => Ok((Some(claim), None)),
+        Err(held @ alone::Error::Held(_)) => Err(held.into()),
+        Err(error @ alone::Error::Io { .. }) => {
+            let what = format!("cannot be claimed: {error}; whether a second agent runs in it is not known");
+            let remedy = format!("make {} writable and restart", corax_cni::RUN);
+            Ok((None, Some(Problem::new("the network namespace", what, remedy))))
+        }
+    }
 }
 
 /// Lets the process hold as many files open as its supervisor allows at most, and not only by default.

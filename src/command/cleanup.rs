@@ -10,7 +10,10 @@ use corax_core::change::Change;
 use corax_core::desired::Desired;
 use corax_core::plan::plan;
 
-use crate::agent::alone;
+use crate::agent::alone::{
+    Claim,
+    Error::{Held, Io},
+};
 use crate::cli::print_line;
 use crate::config::StateArgs;
 use crate::kernel::Kernel;
@@ -38,6 +41,7 @@ pub(crate) struct CleanupArgs {
 /// # Errors
 /// Where something stays.
 pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let _claim = if args.dry_run { None } else { Some(claim()?) };
     let mut kernel = Kernel::open()?;
     if args.dry_run {
         for change in left(&kernel) {
@@ -52,11 +56,6 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             }
         }
         return Ok(());
-    }
-    if let Some(pid) = alone::other() {
-        anyhow::bail!(
-            "an agent, process {pid}, runs in this network namespace and would make it all anew: stop it first"
-        );
     }
     for _ in 0..ROUNDS {
         let changes = left(&kernel);
@@ -84,6 +83,16 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         remove_state(&args.state.state_dir)?;
     }
     Ok(())
+}
+
+/// No agent may begin to make it all anew meanwhile.
+fn claim() -> anyhow::Result<Claim> {
+    Claim::take(Path::new(corax_cni::RUN), "a cleanup").map_err(|error| match error {
+        Held(_) => error.into(),
+        Io { .. } => {
+            anyhow::anyhow!("whether an agent runs is not known, which would make it all anew: {error}")
+        }
+    })
 }
 
 fn mtu_file() -> PathBuf {
