@@ -26,6 +26,7 @@ mod packets;
 mod raven;
 mod repair;
 mod selfcheck;
+mod service;
 mod services;
 mod space;
 mod state;
