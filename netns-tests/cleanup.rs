@@ -6,6 +6,7 @@ use crate::agent::{CORAX, SECRET, SOON};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, everything};
+use crate::space::Space;
 
 #[test]
 fn cleanup_leaves_the_node_as_it_was_before_corax() {
@@ -104,4 +105,36 @@ fn plan_writes_nothing_and_prints_lines_of_iproute2() {
     let json: serde_json::Value =
         space.json(&format!("{CORAX} plan --node-name cloud-2 --source {source} -o json"));
     assert!(json.is_array() || json.is_object(), "{json}");
+}
+
+#[test]
+fn a_directory_that_others_use_too_is_left_as_it_is_and_loses_only_what_is_coraxs() {
+    let space = Space::new("a node");
+    space.sh("mkdir -p /var/lib/edge/snapshots /var/lib/edge/clockwork /var/lib/edge/pins
+              echo precious | tee /var/lib/edge/snapshots/db /var/lib/edge/pins.pub /var/lib/edge/pins/db
+              chmod 755 /var/lib/edge");
+    let before = space.run("find /var/lib/edge -printf %p%m%u\n");
+    let told = space.sh(&format!("{CORAX} key --state-dir /var/lib/edge 2>&1"));
+    assert!(told.contains("mode 0755") && told.contains("chmod 0700 /var/lib/edge"), "{told}");
+    assert_eq!(space.run("stat -c %a /var/lib/edge").trim(), "755");
+    let state = "cleanup --state --state-dir /var/lib/edge";
+    let planned = space.run(&format!("{CORAX} {state} --dry-run"));
+    assert_eq!(planned, "rm /var/lib/edge/wireguard.key\n");
+    let done = space.run(&format!("{CORAX} {state}"));
+    assert!(done.starts_with(&planned) && done.contains("holds files of others"), "{done}");
+    assert_eq!(space.run("find /var/lib/edge -printf %p%m%u\n"), before);
+    // What never held anything of Corax is not Corax's to remove.
+    space.sh(&format!(
+        "mkdir /var/lib/empty; {CORAX} cleanup --state --state-dir /var/lib/empty; rmdir /var/lib/empty"
+    ));
+}
+
+#[test]
+fn coraxs_own_directory_is_closed_whoever_made_it() {
+    let space = Space::new("a node");
+    // As kubelet makes one.
+    space.sh("mkdir -m 755 /var/lib/corax");
+    let told = space.sh(&format!("{CORAX} key 2>&1"));
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert_eq!(space.run("stat -c %a /var/lib/corax").trim(), "700");
 }

@@ -202,6 +202,11 @@ impl Lab {
         self.agents.remove(name).expect("it runs").end(signal);
     }
 
+    /// Sends a signal to the agent of a node.
+    pub fn signal_agent(&self, name: &str, signal: nix::sys::signal::Signal) {
+        self.agents.get(name).expect("it runs").signal(signal);
+    }
+
     /// Whether the agents of a domain are started with `--mesh`.
     pub fn set_mesh(&mut self, domain: &str, mesh: bool) {
         for node in self.nodes.iter_mut().filter(|node| node.domain == domain) {

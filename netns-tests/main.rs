@@ -5,7 +5,9 @@
 //! tcpdump, conntrack and socat. What is missing makes the test that wants it fail, and say so.
 #![allow(unreachable_pub)] // a test has no outside
 
+mod admin;
 mod agent;
+mod alone;
 mod await_;
 mod capture;
 mod chance;
@@ -24,6 +26,7 @@ mod packets;
 mod raven;
 mod repair;
 mod selfcheck;
+mod service;
 mod services;
 mod space;
 mod state;

@@ -254,13 +254,29 @@ pub struct Process {
 }
 
 impl Process {
-    /// Sends a signal to the command itself.
+    /// Sends a signal to the command itself. One that is stopped has stopped when this returns.
     pub fn signal(&self, signal: Signal) {
         if signal == Signal::SIGCONT {
             // `nsenter` stops along with what it runs.
             let _ = kill(Pid::from_raw(self.outer.id().cast_signed()), signal);
         }
         kill(self.pid, signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
+        if signal == Signal::SIGSTOP {
+            eventually(&format!("{} stops", self.name), Duration::from_secs(5), || self.stopped());
+        }
+    }
+
+    fn stopped(&self) -> Result<(), String> {
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(|error| error.to_string())?;
+        for task in tasks.flatten() {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // After the name, which may hold blanks.
+            if !stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')) {
+                return Err(stat);
+            }
+        }
+        Ok(())
     }
 
     /// Processor time that the command itself has used.

@@ -2,15 +2,18 @@
 //!
 //! Three threads: one reads manifests, one reconciles, one answers HTTP and signals.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
+use corax_core::problem::Problem;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admin::Admin;
 use crate::clock::{self, Clock};
@@ -29,6 +32,7 @@ pub(crate) mod report;
 mod silence;
 mod summary;
 
+use alone::Claim;
 use inbox::Inbox;
 use node::Node;
 use reconciler::Reconciler;
@@ -86,8 +90,12 @@ pub(crate) fn epoch() -> u64 {
 /// own layer.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
-    let _claim = alone::claim()?;
+    let (_claim, unclaimed) = claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
+    standing.extend(unclaimed);
+    if let Err(error) = more_files() {
+        debug!(%error, "the number of open files stays as it is");
+    }
     standing.extend(args.problems());
     // Before a tunnel starts: one in user space asks the clock once.
     let (clock, behind) = Clock::step_up(&args.state.state_dir, epoch(), clock::set);
@@ -114,7 +122,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     heartbeat.beat();
     let metrics = Arc::new(Metrics::new(watched.clone()));
     // The address is taken before anything is changed.
-    let listener = std::net::TcpListener::bind(admin.admin).with_context(|| {
+    let listener = admin.admin.listen().with_context(|| {
         format!(
             "cannot answer on {}: name another --admin, an address of this node and a port that is free",
             admin.admin
@@ -138,6 +146,25 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     runtime.block_on(serve(listener, admin))?;
     inbox.stop();
     turning.join().map_err(|_| anyhow::anyhow!("the reconciling thread panicked"))
+}
+
+/// Claims the namespace. A node whose run directory cannot be written to is better served by an agent than by none.
+fn claim() -> anyhow::Result<(Option<Claim>, Option<Problem>)> {
+    match Claim::take(Path::new(corax_cni::RUN), "an agent") {
+        Ok(claim) => Ok((Some(claim), None)),
+        Err(held @ alone::Error::Held(_)) => Err(held.into()),
+        Err(error @ alone::Error::Io { .. }) => {
+            let what = format!("cannot be claimed: {error}; whether a second agent runs in it is not known");
+            let remedy = format!("make {} writable and restart", corax_cni::RUN);
+            Ok((None, Some(Problem::new("the network namespace", what, remedy))))
+        }
+    }
+}
+
+/// Lets the process hold as many files open as its supervisor allows at most, and not only by default.
+fn more_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 async fn serve(listener: std::net::TcpListener, admin: Admin) -> anyhow::Result<()> {

@@ -18,6 +18,14 @@ use tracing::{info, warn};
 /// The file's name in the state directory.
 const FILE: &str = "clock";
 
+/// What it is called while it is written.
+const BESIDE: &str = "clock.new";
+
+/// Whether a file of this name in the state directory is the clock's.
+pub(crate) fn makes(name: &str) -> bool {
+    [FILE, BESIDE].contains(&name)
+}
+
 /// Seconds between two writings: a hundred thousand small ones a year.
 const PACE: u64 = 300;
 
@@ -131,7 +139,7 @@ fn read(file: &Path) -> Result<Option<u64>, String> {
 
 /// Writes beside and renames: a power cut leaves this one or the last.
 fn write(file: &Path, now: u64) -> io::Result<()> {
-    let new = file.with_extension("new");
+    let new = file.with_file_name(BESIDE);
     let mut beside = File::create(&new)?;
     beside.write_all(line(now).as_bytes())?;
     beside.sync_all()?;

@@ -1,8 +1,9 @@
 //! What a node is told on its command line, checked.
 
+mod admin;
 mod raven;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueEnum};
@@ -13,6 +14,8 @@ use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 use corax_core::view::Settings;
 use corax_core::vtep::Identity;
+
+pub(crate) use admin::AdminAddress;
 
 /// Where state is kept if nothing else is said.
 pub(crate) const STATE_DIR: &str = "/var/lib/corax";
@@ -53,8 +56,8 @@ pub(crate) enum TunnelStart {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AdminArgs {
     /// Address of /metrics, /healthz, /readyz and /status
-    #[arg(long, alias = "metric-bind-addr", value_name = "ADDR:PORT", default_value = ADMIN, value_parser = parse_admin)]
-    pub admin: SocketAddr,
+    #[arg(long, alias = "metric-bind-addr", value_name = "ADDR:PORT", default_value = ADMIN)]
+    pub admin: AdminAddress,
 }
 
 /// Where the node keeps what outlives a restart.
@@ -185,12 +188,6 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("(hidden)")
     }
-}
-
-/// Parses an address to answer at; Raven's `:10265` is every address.
-fn parse_admin(text: &str) -> Result<SocketAddr, String> {
-    let full = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
-    full.parse().map_err(|_| format!("{text:?} is no ADDR:PORT"))
 }
 
 /// Parses a UDP port, alone or as Raven writes it, `:4500`.

@@ -86,7 +86,7 @@ impl Source {
             self.unsaved = saved.is_err();
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
-        problems.extend(self.lost.clone());
+        problems.extend(self.lost.iter().chain(&heard.deaf).cloned());
         for problem in problems.iter().filter(|problem| !self.current.problems.contains(problem)) {
             warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
         }

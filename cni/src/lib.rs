@@ -25,7 +25,7 @@ pub use cli::{CniCommand, PinsCommand};
 /// Where the agent leaves the overlay's MTU in bytes, below the run directory: the routes of pods get it.
 pub const MTU: &str = "mtu";
 
-pub use corax_pins::store::RUN;
+pub use corax_pins::store::{RUN, makes};
 
 /// This boot's identity (random(4)), by which holds are told from those of another.
 fn boot() -> String {

@@ -371,7 +371,7 @@ fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
     if args.tunnel == TunnelStart::External {
         return Err(TunnelError::External(device));
     }
-    let log = args.state.state_dir.join(format!("{device}.log"));
+    let log = args.state.state_dir.join(process::log_name(device));
     let started = process::spawn(device, Some(&log)).or_else(|error| {
         // A disk that takes no log must not cost the tunnel.
         debug!(%error, "starting the tunnel without a log");

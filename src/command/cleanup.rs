@@ -10,16 +10,17 @@ use corax_core::change::Change;
 use corax_core::desired::Desired;
 use corax_core::plan::plan;
 
-use crate::agent::alone;
+use crate::agent::alone::{
+    Claim,
+    Error::{Held, Io},
+};
 use crate::cli::print_line;
 use crate::config::StateArgs;
 use crate::kernel::Kernel;
+use crate::state;
 
 /// How often it is looked whether anything is left, at most.
 const ROUNDS: usize = 3;
-
-/// How the names of the files begin that Corax puts into its state directory.
-const OWN_FILES: [&str; 5] = ["wireguard.key", "snapshot", "pins", "raven-wg", "clock"];
 
 /// Options of `corax cleanup`.
 #[derive(Args, Debug)]
@@ -40,6 +41,7 @@ pub(crate) struct CleanupArgs {
 /// # Errors
 /// Where something stays.
 pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
+    let _claim = if args.dry_run { None } else { Some(claim()?) };
     let mut kernel = Kernel::open()?;
     if args.dry_run {
         for change in left(&kernel) {
@@ -54,11 +56,6 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             }
         }
         return Ok(());
-    }
-    if let Some(pid) = alone::other() {
-        anyhow::bail!(
-            "an agent, process {pid}, runs in this network namespace and would make it all anew: stop it first"
-        );
     }
     for _ in 0..ROUNDS {
         let changes = left(&kernel);
@@ -88,6 +85,16 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// No agent may begin to make it all anew meanwhile.
+fn claim() -> anyhow::Result<Claim> {
+    Claim::take(Path::new(corax_cni::RUN), "a cleanup").map_err(|error| match error {
+        Held(_) => error.into(),
+        Io { .. } => {
+            anyhow::anyhow!("whether an agent runs is not known, which would make it all anew: {error}")
+        }
+    })
+}
+
 fn mtu_file() -> PathBuf {
     Path::new(corax_cni::RUN).join(corax_cni::MTU)
 }
@@ -102,42 +109,35 @@ fn remove_mtu() -> anyhow::Result<()> {
     }
 }
 
-/// Removes Corax's own files, and the directory where nothing else is in it: it may be somebody else's too.
+/// Removes Corax's own files, and the directory where nothing else was or is in it: it may be somebody else's too.
 fn remove_state(directory: &Path) -> anyhow::Result<()> {
     let cannot = |path: &Path| format!("cannot remove {}", path.display());
-    for path in own_files(directory)? {
-        let removed =
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        removed.with_context(|| cannot(&path))?;
+    let files = own_files(directory)?;
+    for path in &files {
+        std::fs::remove_file(path).with_context(|| cannot(path))?;
         print_line(format_args!("rm {}", path.display()))?;
     }
+    if files.is_empty() && !state::is_ours_by_name(directory) {
+        return Ok(());
+    }
+    let name = directory.display();
     match std::fs::remove_dir(directory) {
-        Ok(()) => print_line(format_args!("rmdir {}", directory.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {
-            print_line(format_args!("# {} holds files of others, and stays", directory.display()))
-        }
-        Err(error) => Err(error).with_context(|| cannot(directory)),
+        Ok(()) => print_line(format_args!("rmdir {name}")),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            ErrorKind::DirectoryNotEmpty => {
+                print_line(format_args!("# {name} holds files of others, and stays"))
+            }
+            ErrorKind::ResourceBusy | ErrorKind::NotADirectory => {
+                print_line(format_args!("# {name} is a mount or a link, and stays"))
+            }
+            _ => Err(error).with_context(|| cannot(directory)),
+        },
     }
 }
 
-/// Corax's files in its state directory; none where there is no directory.
 fn own_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let cannot = || format!("cannot read {}", directory.display());
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(cannot)?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(cannot)?;
-        let name = entry.file_name();
-        if OWN_FILES.iter().any(|own| name.to_str().is_some_and(|name| name.starts_with(own))) {
-            files.push(entry.path());
-        }
-    }
-    files.sort();
-    Ok(files)
+    state::files(directory).with_context(|| format!("cannot read {}", directory.display()))
 }
 
 /// What would have to be removed. A tunnel's peers go with its device, a tunnel process ends when its device goes.

@@ -19,7 +19,9 @@ pub(crate) struct KeyArgs {
 /// # Errors
 /// Where there is no key and none can be kept.
 pub(crate) fn run(args: &KeyArgs) -> anyhow::Result<()> {
-    state::prepare(&args.state.state_dir)?;
+    for problem in state::prepare(&args.state.state_dir)? {
+        eprintln!("corax: {problem}");
+    }
     let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });

@@ -1,6 +1,6 @@
 //! `corax status`: what a running agent says of itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -44,7 +44,7 @@ pub(crate) struct StatusArgs {
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     let address = args.admin.admin;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
+    let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address.here())).await });
     let answer = asked
         .unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())))
         .with_context(|| {
@@ -66,15 +66,9 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
 
 /// The body of `/status`.
 async fn ask(address: SocketAddr) -> anyhow::Result<Bytes> {
-    // An agent that answers everywhere answers here.
-    let here = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
-        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
-        _ => address,
-    };
-    let stream = TokioIo::new(TcpStream::connect(here).await?);
+    let stream = TokioIo::new(TcpStream::connect(address).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    let request = Request::get("/status").header(HOST, here.to_string()).body(Empty::<Bytes>::new())?;
+    let request = Request::get("/status").header(HOST, address.to_string()).body(Empty::<Bytes>::new())?;
     let answer = async move {
         let answer = sender.send_request(request).await?;
         anyhow::ensure!(answer.status().is_success(), "it answers {}", answer.status());

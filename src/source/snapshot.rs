@@ -15,6 +15,16 @@ use super::Files;
 
 const FORM: &str = "corax-snapshot-1";
 
+/// The generations' names in the state directory, and what one is called while it is written.
+const NEWEST: &str = "snapshot";
+const PREVIOUS: &str = "snapshot.previous";
+const BESIDE: &str = "snapshot.new";
+
+/// Whether a file of this name in the state directory is the snapshot's.
+pub(crate) fn makes(name: &str) -> bool {
+    [NEWEST, PREVIOUS, BESIDE].contains(&name)
+}
+
 /// Why the snapshot is not written, or not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -86,11 +96,11 @@ impl Snapshot {
     /// # Errors
     /// Where there are generations and neither is good.
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
-        let newest = match read(&self.path("snapshot")) {
+        let newest = match read(&self.path(NEWEST)) {
             Ok(Content { files, view }) => return Ok(Loaded { files, view, problem: None }),
             Err(error) => error,
         };
-        match read(&self.path("snapshot.previous")) {
+        match read(&self.path(PREVIOUS)) {
             Ok(Content { files, view }) => {
                 // Between the two renames of a save there is only the previous one: nothing is lost then.
                 let problem = (!is_missing(&newest)).then(|| {
@@ -117,8 +127,7 @@ impl Snapshot {
         }
         let view = view.filter(|view| !view.problems.is_empty());
         let json = serde_json::to_vec(&Content { files, view })?;
-        let (new, newest, previous) =
-            (self.path("snapshot.new"), self.path("snapshot"), self.path("snapshot.previous"));
+        let (new, newest, previous) = (self.path(BESIDE), self.path(NEWEST), self.path(PREVIOUS));
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::Io { path, source }

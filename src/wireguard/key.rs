@@ -16,6 +16,21 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 /// The file's name in the state directory.
 pub(crate) const FILE: &str = "wireguard.key";
 
+/// What its name is followed by where it is set aside, and while it is written; then comes a number.
+const ASIDE: &str = ".damaged-";
+const BESIDE: &str = ".new-";
+
+/// Whether a file of this name in the state directory is the key's: itself, a damaged one that was set aside, or one that a
+/// process was writing.
+pub(crate) fn makes(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(FILE) else { return false };
+    let number = rest.strip_prefix(ASIDE).or_else(|| rest.strip_prefix(BESIDE));
+    // "01" and "+1" are somebody else's.
+    let is_number =
+        |text: &str| text.parse().is_ok_and(|number: u32| number > 0 && number.to_string() == text);
+    rest.is_empty() || number.is_some_and(is_number)
+}
+
 /// A Curve25519 private key, 32 bytes, clamped as `wg genkey` does (RFC 7748, section 5).
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct PrivateKey([u8; 32]);
@@ -254,7 +269,7 @@ fn keep_private(path: &Path, file: &File) {
 /// Renames a damaged file to the first free `wireguard.key.damaged-N`.
 fn set_aside(file: &Path) -> io::Result<PathBuf> {
     for number in 1..1000 {
-        let aside = file.with_extension(format!("key.damaged-{number}"));
+        let aside = file.with_file_name(format!("{FILE}{ASIDE}{number}"));
         if !aside.try_exists()? {
             fs::rename(file, &aside)?;
             return Ok(aside);
@@ -266,7 +281,7 @@ fn set_aside(file: &Path) -> io::Result<PathBuf> {
 /// Writes the key beside the file and links it into place, so that no moment shows a part of it and none that is
 /// there is replaced.
 fn create(directory: &Path, file: &Path, key: &PrivateKey) -> io::Result<()> {
-    let beside = file.with_extension(format!("key.new-{}", std::process::id()));
+    let beside = file.with_file_name(format!("{FILE}{BESIDE}{}", std::process::id()));
     let mut line = Zeroizing::new(STANDARD.encode(key.expose()));
     line.push('\n');
     let written =

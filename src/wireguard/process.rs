@@ -1,7 +1,7 @@
 //! Starting `corax tunnel`, in a process that outlives this one.
 
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,23 @@ use super::Error;
 
 /// How long a tunnel process may take until its socket answers.
 const START: Duration = Duration::from_secs(10);
+
+/// How long a log may be when a tunnel starts, in bytes: a longer one begins anew.
+const LONGEST: u64 = 1 << 20;
+
+/// What the name of the one before ends in.
+const PREVIOUS: &str = ".previous";
+
+/// The name of a tunnel's log in the state directory.
+pub(crate) fn log_name(device: Device) -> String {
+    format!("{device}.log")
+}
+
+/// Whether a file of this name in the state directory is a tunnel's.
+pub(crate) fn makes(name: &str) -> bool {
+    let device = name.strip_suffix(PREVIOUS).unwrap_or(name).strip_suffix(".log").and_then(Device::from_name);
+    matches!(device, Some(Device::WireGuard(_)))
+}
 
 /// Starts `corax tunnel DEVICE` from this very binary and returns once its socket answers.
 ///
@@ -93,6 +110,11 @@ struct Log {
 impl Log {
     fn open(path: Option<&Path>) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self { file: None, from: 0 }) };
+        if fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > LONGEST) {
+            let mut previous = path.as_os_str().to_owned();
+            previous.push(PREVIOUS);
+            fs::rename(path, previous)?;
+        }
         let mut file = OpenOptions::new().append(true).create(true).read(true).open(path)?;
         let from = file.seek(SeekFrom::End(0))?;
         Ok(Self { file: Some(file), from })
@@ -117,7 +139,6 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
@@ -139,6 +160,24 @@ mod tests {
         let program = script(directory.path(), r#"echo "$@"; exit 0"#);
         start(&program, DEVICE, Some(&log), START).unwrap();
         assert_eq!(fs::read_to_string(&log).unwrap(), "tunnel raven-wg0\n");
+    }
+
+    #[test]
+    fn a_long_log_begins_anew_and_the_one_before_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, previous) =
+            (directory.path().join("raven-wg0.log"), directory.path().join("raven-wg0.log.previous"));
+        assert!([&log, &previous].iter().all(|path| makes(path.file_name().unwrap().to_str().unwrap())));
+        let program = script(directory.path(), "echo started; exit 0");
+        let long = "x".repeat(usize::try_from(LONGEST).unwrap());
+        for _ in 0..2 {
+            fs::write(&log, &long).unwrap();
+            start(&program, DEVICE, Some(&log), START).unwrap();
+            assert!(fs::read_to_string(&log).unwrap().ends_with("xstarted\n"), "it was not too long yet");
+            start(&program, DEVICE, Some(&log), START).unwrap();
+            assert_eq!(fs::read_to_string(&log).unwrap(), "started\n");
+            assert_eq!(fs::metadata(&previous).unwrap().len(), LONGEST + 8);
+        }
     }
 
     #[test]

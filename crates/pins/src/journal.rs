@@ -17,10 +17,23 @@ fn is_passing(error: &io::Error) -> bool {
         || error.raw_os_error().is_some_and(|number| NO_DESCRIPTORS.contains(&number))
 }
 
+/// What a file is called while it is written.
+pub(crate) fn beside(name: &str) -> String {
+    format!(".{name}.new")
+}
+
+/// What a log that cannot be read is called when it is put aside: the first name that is free.
+pub(crate) fn asides(name: &str) -> impl Iterator<Item = String> {
+    (0..100u32).map(move |number| match number {
+        0 => format!("{name}.unreadable"),
+        _ => format!("{name}.unreadable.{number}"),
+    })
+}
+
 /// Puts `bytes` at `path` so that a reader, and a crash, finds the old file or the new one.
 pub(crate) fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.new"));
+    let beside = path.with_file_name(beside(&name));
     let written = (|| {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
@@ -77,12 +90,10 @@ impl Journal {
 
     fn anew(path: &Path, error: &io::Error, notes: &mut Vec<String>) -> Self {
         // Whatever was put aside before stays: it may be the better one.
-        let names = (0u32..).map(|number| match number {
-            0 => path.with_extension("unreadable"),
-            _ => path.with_extension(format!("unreadable.{number}")),
-        });
-        let aside =
-            names.take(100).find(|name| !name.exists()).unwrap_or_else(|| path.with_extension("unreadable"));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let mut names = asides(&name).map(|name| path.with_file_name(name));
+        let first = path.with_file_name(format!("{name}.unreadable"));
+        let aside = names.find(|name| !name.exists()).unwrap_or(first);
         let kept = match fs::rename(path, &aside) {
             Ok(()) => format!("kept as {}", aside.display()),
             Err(e) => format!("not moved aside: {e}"),

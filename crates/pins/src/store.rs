@@ -21,6 +21,7 @@ use crate::hostlocal::HostLocal;
 use crate::journal::{self, Journal};
 use crate::lock::Lock;
 use crate::names::{Attachment, ContainerId, Interface, Network, PinId};
+use crate::pods::PodList;
 use crate::range::Ranges;
 use crate::{Answer, Request};
 
@@ -37,6 +38,20 @@ pub const PINS: &str = "pins";
 /// The holds log, in the run directory.
 pub const HOLDS: &str = "holds";
 const LOCK: &str = "lock";
+
+/// Whether a file of this name in the state directory is one that this crate makes: the log of pins and the list of pods,
+/// each as it is and while it is written, and what was put aside of the log.
+#[must_use]
+pub fn makes(name: &str) -> bool {
+    let written = |file: &str| name == file || name == journal::beside(file);
+    let aside = || name == kept(PINS) || journal::asides(PINS).any(|aside| name == aside);
+    written(PINS) || written(PodList::FILE) || aside()
+}
+
+/// What a log that was damaged is called, once another took its place.
+fn kept(name: &str) -> String {
+    format!("{name}.damaged")
+}
 
 /// A log over this length in bytes has a table of contents.
 const LARGE: u64 = 16 << 10;

@@ -9,7 +9,7 @@ use std::fs;
 
 use common::{Chance, Node, ranges};
 use corax_pins::Snapshot;
-use corax_pins::store::Part;
+use corax_pins::store::{self, Part};
 
 /// Three pods, one of them deleted, and the log that says so.
 fn small() -> (Node, BTreeMap<String, String>, Vec<u8>) {
@@ -79,6 +79,8 @@ fn a_flipped_bit_costs_at_most_one_pin_and_is_told() {
     assert!(notes.iter().any(|n| n.contains("1 records of") && n.contains("are lost")), "{notes:?}");
     assert_eq!(Snapshot::read(&node.store()).damaged, 0, "and cleared away");
     assert_eq!(fs::read(node.log().with_extension("damaged")).unwrap()[..flipped.len()], flipped, "and kept");
+    fs::write(node.directory.path().join("state/.pods.new"), "a list half written").unwrap();
+    all_is_known_for_ours(&node, 3);
 }
 
 #[test]
@@ -200,5 +202,43 @@ fn what_was_put_aside_before_stays() {
     }
     for (number, name) in ["pins.unreadable", "pins.unreadable.1"].into_iter().enumerate() {
         assert_eq!(fs::read_to_string(state.join(name).join("mark")).unwrap(), number.to_string());
+    }
+    all_is_known_for_ours(&node, 3);
+}
+
+/// Whoever takes the state away must know what is the store's by name, and take nothing else.
+fn all_is_known_for_ours(node: &Node, least: usize) {
+    let entries = fs::read_dir(node.directory.path().join("state")).unwrap();
+    let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.len() >= least, "{names:?}");
+    let strangers: Vec<_> = names.iter().filter(|name| !store::makes(name)).collect();
+    assert!(strangers.is_empty(), "{strangers:?}");
+}
+
+#[test]
+fn a_name_that_only_begins_like_one_of_the_stores_is_somebody_elses() {
+    for name in
+        ["pins", "pods", ".pins.new", ".pods.new", "pins.damaged", "pins.unreadable", "pins.unreadable.99"]
+    {
+        assert!(store::makes(name), "{name}");
+    }
+    for name in [
+        "",
+        "pins.pub",
+        "pins.",
+        "pinsetter",
+        "pods.yaml",
+        "pins.new",
+        ".pins",
+        "pods.damaged",
+        "pins.damaged.1",
+        "pins.unreadable.0",
+        "pins.unreadable.01",
+        "pins.unreadable.100",
+        "pins/",
+        "holds",
+        "lock",
+    ] {
+        assert!(!store::makes(name), "{name}");
     }
 }

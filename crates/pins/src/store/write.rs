@@ -104,7 +104,7 @@ impl Transaction<'_> {
         }
         let anew = heal::compacted(&book, &self.holds, pods, self.now);
         if book.damaged > 0 {
-            let kept = self.log.path.with_extension("damaged");
+            let kept = self.log.path.with_file_name(super::kept(super::PINS));
             let _ = std::fs::remove_file(&kept);
             let _ = std::fs::hard_link(&self.log.path, &kept);
             let (n, path) = (book.damaged, self.log.path.display());
