@@ -14,7 +14,7 @@ use crate::object::{
     path_metric,
 };
 use crate::prefix::{Family, Prefix, rank};
-use crate::sorted::Sorted;
+use crate::sorted::{Sorted, order};
 use crate::topology::{Path, Role, Topology, Vtep};
 
 /// What the tunnel costs of a packet as Raven counts it, bytes: IPv6, UDP and WireGuard headers, padding.
@@ -110,6 +110,8 @@ struct Builder<'a> {
     families: Vec<Family>,
     /// The node's pod-side addresses.
     sources: Vec<IpAddr>,
+    /// VTEPs in the order of their MACs, of which FDB, neighbours and nexthops are made.
+    by_mac: Vec<&'a Vtep>,
 }
 
 const TUNNEL: Device = Device::WireGuard(0);
@@ -134,6 +136,9 @@ impl<'a> Builder<'a> {
             tunnel: topology.role == Role::Gateway && devices.contains(&TUNNEL),
             families: families.collect(),
             sources: Family::ALL.into_iter().filter_map(source).collect(),
+            by_mac: order(&topology.vteps, |vtep| vtep.mac.number())
+                .filter_map(|at| topology.vteps.get(at))
+                .collect(),
             topology,
             facts,
             options,
@@ -255,12 +260,12 @@ impl<'a> Builder<'a> {
     }
 
     fn fdb(&self) -> Sorted<Mac, IpAddr> {
-        let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
+        let vteps = self.by_mac.iter().filter(|_| self.overlay());
         Sorted::ranked(vteps.map(|vtep| (vtep.mac, vtep.underlay)), |mac| mac.number())
     }
 
     fn neighbours(&self) -> Sorted<IpAddr, Mac> {
-        let vteps = self.topology.vteps.iter().filter(|_| self.overlay());
+        let vteps = self.by_mac.iter().filter(|_| self.overlay());
         let hops =
             vteps.flat_map(|vtep| self.families.iter().map(|family| (next_hop(vtep, *family), vtep.mac)));
         Sorted::ranked(hops, |address| rank(*address))
