@@ -155,8 +155,9 @@ impl Cli {
             Command::Pins(command) => command.run().map(|()| ExitCode::SUCCESS),
             Command::Cni(command) => command.run().map(|()| ExitCode::SUCCESS),
             Command::Completion { shell } => {
-                clap_complete::generate(shell, &mut Self::command(), "corax", &mut std::io::stdout());
-                Ok(ExitCode::SUCCESS)
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "corax", &mut script);
+                print_line(String::from_utf8_lossy(&script).trim_end()).map(|()| ExitCode::SUCCESS)
             }
         };
         result.unwrap_or_else(|error| fail(&error))

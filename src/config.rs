@@ -99,7 +99,7 @@ pub(crate) struct NodeArgs {
     #[command(flatten)]
     pub identity: IdentityArgs,
     /// Directory of Gateway manifests (YAML or JSON), with their status
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = source)]
     pub source: PathBuf,
     /// Where the node keeps what outlives a restart.
     #[command(flatten)]
@@ -198,4 +198,14 @@ fn parse_port(text: &str) -> Result<u16, String> {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("{text:?} names no UDP port, expected 1 to 65535")),
     }
+}
+
+/// A directory of manifests.
+fn source(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    // Not a directory to wait for.
+    if text == "kube" && !path.is_dir() {
+        return Err("the API server is no source yet; name a directory of Gateway manifests".to_owned());
+    }
+    Ok(path)
 }

@@ -208,8 +208,11 @@ impl Node {
                 let remedy = "correct the files, or name the node in a Gateway";
                 return Problem::new(format!("node {}", identity.node_name), what, remedy);
             }
-            let then =
-                if held { "nothing is changed on this node" } else { "nothing that is not known is deleted" };
+            let then = if held {
+                "nothing is changed on this node"
+            } else {
+                "nothing that is not known is deleted, and no lock keeps packets for domains that were never known from leaving in plaintext"
+            };
             let what =
                 format!("is incomplete, as a file of --source was never good or there is none: {then}");
             Problem::new("the view", what, "correct the files")

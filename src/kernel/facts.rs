@@ -55,6 +55,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     if let Some(mtu) = underlay.and_then(mtu_of) {
         facts.underlay_mtu = mtu;
     }
+    let missing = query.underlay.filter(|address| !facts.addresses.contains(address));
     for endpoint in &query.endpoints {
         let Some(way) = way(socket, *endpoint) else { continue };
         let mtu = way.mtu.into_iter().chain(way.link.and_then(mtu_of)).min();
@@ -65,6 +66,10 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     facts.foreign_nexthops.clone_from(&mirror.foreign_nexthops);
     facts.foreign_links = foreign_links(&mirror.observed.links);
     facts.problems = probes.problems();
+    facts.problems.extend(missing.map(|address| {
+        let what = "is this node's privateIP in its Gateway, and no address of the node: the members of its domain send elsewhere, and take what it sends for a stranger's";
+        Problem::new(format!("address {address}"), what, "correct the node's privateIP in the Gateway's status, or give the node that address")
+    }));
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
     facts.problems.extend(mirror.hidden_rules.iter().map(|left| {

@@ -303,7 +303,8 @@ impl Topology {
             }
             self.domains.push(RemoteDomain {
                 name: other_name.clone(),
-                path,
+                // A member's packets go to its gateway all the same, which has no way for them.
+                path: if link.is_up() { path } else { Path::None },
                 gateway: other.gateway().map(|gateway| gateway.node.clone()),
                 relay: link.relay().cloned(),
             });

@@ -270,6 +270,11 @@ fn facts_tell_addresses_and_the_mtu_of_the_way() {
         assert_eq!(facts.path_mtu, [(address("198.51.100.9"), 1500), (address("203.0.113.5"), 1300)].into());
         assert!(facts.addresses.contains(&address("192.0.2.2")));
         assert!(!facts.addresses.contains(&own_address().address));
+        let strange = FactsQuery { underlay: Some(address("192.0.2.3")), ..FactsQuery::default() };
+        let told = |query: &FactsQuery, kernel: &mut Kernel| {
+            kernel.facts(query).problems.iter().any(|problem| problem.object.starts_with("address "))
+        };
+        assert!(told(&strange, &mut kernel) && !told(&query, &mut kernel));
         // Without an own address on it, the default route's link.
         assert_eq!(kernel.facts(&FactsQuery::default()).underlay_mtu, 1400);
         sh("ip link set up0 mtu 1350");

@@ -39,6 +39,20 @@ fn a_member_sends_by_its_gateway_and_a_gateway_by_its_tunnel() {
 }
 
 #[test]
+fn a_member_tells_of_no_path_where_its_gateway_has_none() {
+    let mut gateways = demo();
+    let box_ = gateways.iter_mut().find(|gateway| gateway.metadata.name == "box").unwrap();
+    box_.status.as_mut().unwrap().active_endpoints.clear();
+    for node in ["c1", "c2"] {
+        let topology = of(&gateways, node);
+        let path =
+            |name: &str| topology.domains.iter().find(|domain| domain.name.as_str() == name).unwrap().path;
+        assert_eq!(path("box"), Path::None, "{node}");
+        assert_ne!(path("site"), Path::None, "{node}");
+    }
+}
+
+#[test]
 fn in_mesh_a_member_speaks_to_all() {
     let member = with(&demo(), "c2", &Facts::default(), |local| local.mesh = true);
     assert_eq!(names(&member.vteps), ["c1", "c3"]);
