@@ -1,6 +1,6 @@
 //! The agent: its threads, and what it does at start and end.
 //!
-//! Three threads: one reads manifests, one reconciles, one answers HTTP and signals.
+//! Three threads: one reads manifests, one reconciles, one answers HTTP and signals. The kernel's part has helpers of its own.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -113,7 +113,7 @@ impl Kernel {
             events: Socket::listen(NETLINK_ROUTE, &GROUPS, queue)?,
             nft: Nft::open(queue)?,
             leftovers: Leftovers::open()?,
-            connections: Connections::watch(),
+            connections: Connections::default(),
             mirror: Mirror::default(),
             probes,
             overrun: false,

@@ -25,8 +25,10 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
 
-/// A thread that forgets: there may be hundreds of thousands to look through. It ends with this.
-pub(super) struct Connections(Sender<Steered>);
+/// A thread that forgets: there may be hundreds of thousands to look through. It begins with the first prefixes and ends with
+/// this; who only looks at the kernel needs none.
+#[derive(Default)]
+pub(super) struct Connections(Option<Sender<Steered>>);
 
 /// What is steered from now on, and what is the node's own.
 struct Steered {
@@ -35,17 +37,16 @@ struct Steered {
 }
 
 impl Connections {
-    /// In the network namespace of the caller's thread.
-    pub(super) fn watch() -> Self {
-        let (sender, steered) = mpsc::channel();
-        std::thread::spawn(move || work(&steered));
-        Self(sender)
-    }
-
-    /// Has connections to `remote` forgotten whose near end is none of `own`, soon.
-    pub(super) fn forget(&self, remote: Vec<Prefix>, own: Vec<Prefix>) {
+    /// Has connections to `remote` forgotten whose near end is none of `own`, soon, in the network namespace of the caller's
+    /// thread.
+    pub(super) fn forget(&mut self, remote: Vec<Prefix>, own: Vec<Prefix>) {
+        let sender = self.0.get_or_insert_with(|| {
+            let (sender, steered) = mpsc::channel();
+            std::thread::spawn(move || work(&steered));
+            sender
+        });
         // The thread ends with this alone.
-        let _ = self.0.send(Steered { remote, own });
+        let _ = sender.send(Steered { remote, own });
     }
 }
 

@@ -15,6 +15,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use corax_core::change::by_set;
 use corax_core::nft::{CHECKSUM_SET, Ruleset, outline};
 use corax_core::object::Set;
 use corax_core::observed::{NftTable, Observed};
@@ -491,8 +492,7 @@ fn send_elements(
     }
     Batch::send(socket, |batch| {
         for (elements, deleted) in [(delete, true), (add, false)] {
-            for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
-                let Some((set, _)) = group.first() else { continue };
+            for (set, group) in by_set(elements) {
                 let prefixes: Vec<Prefix> = group.iter().map(|(_, prefix)| *prefix).collect();
                 let name = set.to_string();
                 if deleted {

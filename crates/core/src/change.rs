@@ -217,8 +217,7 @@ impl fmt::Display for Change {
             Self::ChangeElements { delete, add } => {
                 let mut between = "";
                 for (verb, elements) in [("delete", delete), ("add", add)] {
-                    for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
-                        let Some((set, _)) = group.first() else { continue };
+                    for (set, group) in by_set(elements) {
                         write!(out, "{between}nft {verb} element inet {ALIAS} {set} {{ ")?;
                         write_elements(out, group)?;
                         out.write_str(" }")?;
@@ -356,6 +355,12 @@ fn set_peer(
         write!(out, " allowed-ips {:?}", list.join(","))?;
     }
     Ok(())
+}
+
+/// Elements of sets, which are in order, set by set.
+pub fn by_set(elements: &[(Set, Prefix)]) -> impl Iterator<Item = (Set, &[(Set, Prefix)])> {
+    let groups = elements.chunk_by(|(left, _), (right, _)| left == right);
+    groups.filter_map(|group| group.first().map(|(set, _)| (*set, group)))
 }
 
 /// Writes elements as nft reads them, comma between.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
 
-use crate::change::write_elements;
+use crate::change::{by_set, write_elements};
 use crate::object::{ALIAS, Device, FWMARK, Set, VXLAN_PORT};
 use crate::prefix::{Family, Prefix};
 
@@ -95,8 +95,7 @@ impl Ruleset {
             writeln!(out, "flush {}", line.replacen(' ', &format!(" inet {ALIAS} "), 1))?;
         }
         for (verb, elements) in [("delete", delete), ("add", add)] {
-            for group in elements.chunk_by(|(left, _), (right, _)| left == right) {
-                let Some((set, _)) = group.first() else { continue };
+            for (set, group) in by_set(elements) {
                 write!(out, "{verb} element inet {ALIAS} {set} {{ ")?;
                 write_elements(out, group)?;
                 out.write_str(" }\n")?;
