@@ -1,11 +1,15 @@
 # shellcheck shell=bash
 # What ends with a script, however that ends, by SIGKILL too: the program that it waits for, and its files.
 
-# bound PROGRAM…: runs a program and waits for it. A signal to the script does not wait until then; where the script ends
-# first, the program is sent SIGTERM.
-bound() {
+# begin PROGRAM…: starts a program; where the script ends first, it is sent SIGTERM.
+begin() {
     # What a shell has in the background ignores SIGINT, and a terminal's is for all.
     env --default-signal=INT,QUIT setpriv --pdeathsig TERM "$@" <&0 &
+}
+
+# bound PROGRAM…: runs a program and waits for it. A signal to the script does not wait until then.
+bound() {
+    begin "$@"
     wait $!
 }
 

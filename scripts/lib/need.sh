@@ -26,7 +26,7 @@ need_tools() {
 }
 
 install_packages() {
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "$@" </dev/null
 }
 
 # need_root: namespaces, devices and rules are root's.
