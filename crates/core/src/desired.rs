@@ -14,7 +14,7 @@ use crate::object::{
     path_metric,
 };
 use crate::prefix::{Family, Prefix, rank};
-use crate::sorted::{Sorted, order};
+use crate::sorted::{Sorted, by_rank};
 use crate::topology::{Path, Role, Topology, Vtep};
 
 /// What the tunnel costs of a packet as Raven counts it, bytes: IPv6, UDP and WireGuard headers, padding.
@@ -136,9 +136,7 @@ impl<'a> Builder<'a> {
             tunnel: topology.role == Role::Gateway && devices.contains(&TUNNEL),
             families: families.collect(),
             sources: Family::ALL.into_iter().filter_map(source).collect(),
-            by_mac: order(&topology.vteps, |vtep| vtep.mac.number())
-                .filter_map(|at| topology.vteps.get(at))
-                .collect(),
+            by_mac: by_rank(&topology.vteps, |vtep| vtep.mac.number()).collect(),
             topology,
             facts,
             options,
@@ -256,7 +254,7 @@ impl<'a> Builder<'a> {
                 addresses.push((Address { device, address, length: 64 }, Scope::Link));
             }
         }
-        addresses.into_iter().collect()
+        addresses.into()
     }
 
     fn fdb(&self) -> Sorted<Mac, IpAddr> {
@@ -356,7 +354,7 @@ impl<'a> Builder<'a> {
             })
         });
         routes.extend(twins);
-        routes.into_iter().collect()
+        routes.into()
     }
 
     /// Whether addresses of nodes are steered (`--forward-node-ip`).

@@ -13,7 +13,7 @@ use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
 use crate::prefix::{Prefix, rank};
 use crate::problem::Problem;
-use crate::sorted::order;
+use crate::sorted::by_rank;
 use crate::view::{Domain, GatewayNode, Member, Subnets, View};
 use crate::vtep::Identity;
 
@@ -216,18 +216,16 @@ impl Topology {
         self.vteps.reserve(most);
         let mut taken = HashSet::with_capacity(most + 1);
         taken.extend(self.own_overlay);
-        let by_address = order(&domain.members, |other| rank(other.underlay));
-        let others =
-            by_address.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
+        let by_address = by_rank(&domain.members, |other| rank(other.underlay));
+        let others = by_address.filter(|other| other.node != member.node);
+        self.members.reserve(domain.members.len());
         self.members.extend(others.map(|other| other.underlay));
         self.members.sort();
         let nodes = Nodes { all: &self.members, own: member.underlay };
         // In the order of prefixes, so that routes and the guard's sets, made of them, are in order too.
         let by_prefix =
-            order(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
-        let others =
-            by_prefix.filter_map(|at| domain.members.get(at)).filter(|other| other.node != member.node);
-        for other in others {
+            by_rank(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
+        for other in by_prefix.filter(|other| other.node != member.node) {
             let gateway = gateway.is_some_and(|gateway| gateway.node == other.node);
             if !all && !gateway {
                 continue;
