@@ -10,6 +10,7 @@ use corax_core::problem::Problem;
 use corax_core::view::{Settings, View};
 use tracing::{info, warn};
 
+mod document;
 pub(crate) mod manifests;
 pub(crate) mod snapshot;
 mod watch;
