@@ -139,7 +139,11 @@ impl Source {
 
 /// The view of all files; none where there is no Gateway at all, which may as well be a directory not yet filled.
 fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<Arc<View>> {
-    let gateways: Vec<Gateway> = files.values().flatten().cloned().collect();
+    let of_file = |(file, gateways): (&String, &Vec<Gateway>)| {
+        let file = file.clone();
+        gateways.clone().into_iter().map(move |gateway| Gateway { file: file.clone(), ..gateway })
+    };
+    let gateways: Vec<Gateway> = files.iter().flat_map(of_file).collect();
     if gateways.is_empty() && previous.is_none() {
         return None;
     }
@@ -161,3 +165,6 @@ fn snapshot_problem(error: &snapshot::Error) -> Problem {
     let remedy = "make the state directory writable; until then a restart without manifests finds nothing";
     Problem::new("the snapshot", error.to_string(), remedy)
 }
+
+#[cfg(test)]
+mod tests;
