@@ -1,5 +1,6 @@
 //! What is wrong with the input, or with the node, costs its own part only, and is said.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -317,6 +318,51 @@ fn what_the_kernel_goes_on_refusing_is_tried_with_patience() {
         },
     );
     assert!(begun.elapsed() >= Duration::from_secs(1), "three turns in {:?}", begun.elapsed());
+}
+
+/// The one problem of a node whose overlay does not come up.
+#[track_caller]
+fn one_cause(space: &Space, words: &[&str]) {
+    let told = eventually(&format!("one problem with {words:?}"), SOON, || {
+        let status = space.json(&format!("{CORAX} status -o json"));
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        let text = |problem: &Value| problem.to_string();
+        let waits = |text: &String| text.contains("changes that need it wait");
+        match problems.iter().map(text).collect::<Vec<_>>() {
+            problems if problems.iter().any(waits) => Ok(problems),
+            problems => Err(format!("{problems:?}")),
+        }
+    });
+    assert!(told.len() == 1 && words.iter().all(|word| told[0].contains(word)), "{told:#?}");
+}
+
+#[test]
+fn what_keeps_the_overlay_from_coming_up_is_one_problem() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 3).mesh()]);
+    lab.declare();
+    lab.write();
+    lab.node("cloud-1")
+        .space
+        .sh("ip link add other type vxlan id 200 dstport 4472 dev eth0; ip link set other up");
+    // As nft where it may not, once for all that it is asked and once for what it is to write.
+    for (name, refused) in [("cloud-2", "*"), ("cloud-3", "*-f*")] {
+        lab.node(name).space.sh(&format!(
+            "nft=$(command -v nft); mkdir /run/none; cat >/run/none/nft <<END; chmod +x /run/none/nft
+#!/bin/sh
+case \"\\$*\" in {refused}) echo 'Error: Could not process rule: Operation not supported' >&2; exit 1;; esac
+exec $nft \"\\$@\"
+END"
+        ));
+    }
+    let wrapper = lab.scratch().join("no-nft");
+    std::fs::write(&wrapper, format!("#!/bin/sh\nPATH=/run/none:$PATH exec {CORAX} \"$@\"\n"))
+        .expect("the directory can be written");
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    lab.binary = wrapper;
+    lab.start_agents_of(&["cloud-1", "cloud-2", "cloud-3"]);
+    one_cause(&lab.node("cloud-1").space, &["raven0", "VNI 200", "something else is in its place"]);
+    one_cause(&lab.node("cloud-2").space, &["nft", "Operation not supported"]);
+    one_cause(&lab.node("cloud-3").space, &["nft", "Operation not supported"]);
 }
 
 #[test]

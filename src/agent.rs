@@ -28,6 +28,7 @@ pub(crate) mod inbox;
 mod mtu;
 pub(crate) mod node;
 mod reconciler;
+mod refusals;
 pub(crate) mod report;
 mod silence;
 mod summary;

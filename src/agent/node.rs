@@ -75,8 +75,10 @@ pub(crate) struct Converged {
     pub done: Vec<Done>,
     /// When the last of it was.
     pub last: Option<Instant>,
+    /// What of the kernel could not be read.
+    pub unread: Vec<(Backend, Problem)>,
     /// Why the kernel may still not be so, where no change failed.
-    pub unsure: Vec<Problem>,
+    pub unsure: Option<Problem>,
 }
 
 /// What came of a change.
@@ -258,7 +260,7 @@ impl Node {
 
     /// Makes the kernel be as desired.
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
-        let Converged { mut done, mut last, mut unsure } = Converged::default();
+        let Converged { mut done, mut last, .. } = Converged::default();
         let mut settled = false;
         let mut resynced = false;
         let mut just_done = 0;
@@ -293,20 +295,22 @@ impl Node {
             }
         }
         let unknown = &self.kernel.observed().unknown;
-        unsure.extend(unknown.iter().map(|backend| {
+        let unread = unknown.iter().map(|backend| {
             let remedy = match backend {
                 Backend::WireGuard if self.options.userspace => {
                     "see that the process of the tunnel runs and is not stopped: `pgrep -a -f raven-wg`"
                 }
                 _ => "see the agent's log for why; it is tried again",
             };
-            Problem::new(backend.to_string(), "could not be read, and stays as it is", remedy)
-        }));
-        if !settled && done.iter().all(|step| step.error.is_none()) {
+            (*backend, Problem::new(backend.to_string(), "could not be read, and stays as it is", remedy))
+        });
+        let unread = unread.collect();
+        let unsettled = !settled && done.iter().all(|step| step.error.is_none());
+        let unsure = unsettled.then(|| {
             let what = format!("is not as it should be after {ROUNDS} rounds: somebody else changes it too");
-            unsure.push(Problem::new("the kernel", what, "see who does: `ip monitor`, `nft monitor`"));
-        }
-        Converged { done, last, unsure }
+            Problem::new("the kernel", what, "see who does: `ip monitor`, `nft monitor`")
+        });
+        Converged { done, last, unread, unsure }
     }
 
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,

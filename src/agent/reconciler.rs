@@ -19,7 +19,7 @@ use super::mtu::MtuFile;
 use super::node::{Converged, Decision, Done, Node};
 use super::report::{ChangeReport, Report};
 use super::silence::Silence;
-use super::{Heartbeat, epoch, summary};
+use super::{Heartbeat, epoch, refusals, summary};
 use crate::metrics::Metrics;
 use crate::source::Sourced;
 
@@ -228,11 +228,12 @@ impl Reconciler {
             return;
         }
         self.mtu.leave(&self.decision.desired);
-        let Converged { done, last, unsure } = self.node.converge(&self.decision.desired);
+        let Converged { done, last, unread, unsure } = self.node.converge(&self.decision.desired);
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
             info!(changes = done.len(), first = Report::line(&first.change), "repaired");
         }
-        self.record(done, unsure);
+        let failed = refusals::told(&done, &unread, Report::KEPT).into_iter().chain(unsure).collect();
+        self.record(done, failed);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
             self.times.gather = Instant::now() + GATHER;
@@ -286,15 +287,16 @@ impl Reconciler {
         self.logged = now;
     }
 
-    fn record(&mut self, done: Vec<Done>, unsure: Vec<Problem>) {
-        let at = epoch();
-        for problem in unsure.iter().filter(|problem| !self.failed.contains(problem)) {
+    /// Takes in what was done, and what is wrong since.
+    fn record(&mut self, done: Vec<Done>, failed: Vec<Problem>) {
+        for problem in failed.iter().filter(|problem| !self.failed.contains(problem)) {
             let Problem { object, what, remedy } = problem;
             error!(object, remedy, "{what}");
         }
-        let mut failed = unsure;
-        // Of ten thousand changes only the last are kept, and making a line of each is not free. Refused ones often have one
-        // cause, which the first tell.
+        self.failed = failed;
+        let at = epoch();
+        // Of ten thousand changes only the last are kept, and making a line of each is not free. Of refused ones the first
+        // tell more.
         let kept = done.len().saturating_sub(Report::KEPT);
         let mut refused = 0;
         for (number, Done { change, error }) in done.into_iter().enumerate() {
@@ -302,28 +304,11 @@ impl Reconciler {
             debug!(%change, error = error.as_ref().map(tracing::field::display), "change");
             refused += usize::from(error.is_some());
             let told = if error.is_some() { refused <= Report::KEPT } else { number >= kept };
-            if !told {
-                continue;
+            if told {
+                let line = Report::line(&change);
+                self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
             }
-            let line = Report::line(&change);
-            if let Some(error) = &error {
-                let problem = error.problem();
-                if !self.failed.contains(&problem) {
-                    error!(%error, "refused by the kernel");
-                }
-                failed.push(problem);
-            }
-            self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
         }
-        if refused > Report::KEPT {
-            let what = format!("{} more were refused", refused - Report::KEPT);
-            failed.push(Problem::new(
-                "changes",
-                what,
-                "see to those that are told first; all are tried again",
-            ));
-        }
-        self.failed = failed;
     }
 
     fn publish(&mut self) {
