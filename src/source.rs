@@ -61,9 +61,7 @@ impl Source {
         let Loaded { files, view, problem } = snapshot
             .load()
             .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
-        if let Some(problem) = &problem {
-            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-        }
+        problem.iter().for_each(tell);
         let view = build(&files, &settings, view.as_ref());
         let manifests = Manifests::new(directory, files);
         let problems = problem.iter().cloned().collect();
@@ -88,16 +86,14 @@ impl Source {
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
         problems.extend(self.lost.iter().chain(&heard.deaf).cloned());
-        for problem in problems.iter().filter(|problem| !self.current.problems.contains(problem)) {
-            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-        }
+        problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(tell);
         let Sourced { revision, .. } = self.current;
         let next = Sourced { revision, view, problems, complete: scan.complete };
         let changed = revision == 0 || next != self.current;
         if changed {
             let domains = next.view.as_ref().map_or(0, |view| view.domains.len());
             self.current = Sourced { revision: revision + 1, ..next };
-            info!(revision = self.current.revision, domains, "view read");
+            info!(revision = self.current.revision, domains, "the view was read");
         }
         changed
     }
@@ -148,12 +144,13 @@ fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<
         return None;
     }
     let view = View::build(&gateways, settings, previous);
-    for problem in
-        view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem)))
-    {
-        warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-    }
+    let is_new = |problem: &&Problem| previous.is_none_or(|view| !view.problems.contains(problem));
+    view.problems.iter().filter(is_new).for_each(tell);
     Some(Arc::new(view))
+}
+
+fn tell(Problem { object, what, remedy }: &Problem) {
+    warn!(remedy, "{object}: {what}");
 }
 
 fn lost_problem(error: &snapshot::Error) -> Problem {
