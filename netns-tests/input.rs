@@ -1,12 +1,13 @@
 //! What is wrong with the input, or with the node, costs its own part only, and is said.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::agent::{CORAX, SOON, ask, await_ready, metric, problems};
+use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, ours};
@@ -363,6 +364,62 @@ END"
     one_cause(&lab.node("cloud-1").space, &["raven0", "VNI 200", "something else is in its place"]);
     one_cause(&lab.node("cloud-2").space, &["nft", "Operation not supported"]);
     one_cause(&lab.node("cloud-3").space, &["nft", "Operation not supported"]);
+}
+
+/// What is told of a node: by its agent, and by `corax plan` beside it. That of failed changes is the agent's alone.
+#[track_caller]
+fn told_alike(lab: &Lab, name: &str, words: &[&str]) {
+    let space = &lab.node(name).space;
+    await_problem(space, words);
+    let plan = format!(
+        "env VPN_CONNECTION_PSK={SECRET} {CORAX} plan --node-name {name} --source {} --service-cidr 10.96.0.0/16 \
+         --service-cidr fd00:10:96::/112 -o json",
+        lab.source().display()
+    );
+    eventually(&format!("{name}: status, plan and log say the same"), SOON, || {
+        let problems = |value: Value| -> BTreeSet<String> {
+            value["problems"].as_array().into_iter().flatten().map(Value::to_string).collect()
+        };
+        let status = space.json(&format!("{CORAX} status -o json"));
+        let log = std::fs::read_to_string(lab.log(name)).map_err(|error| error.to_string())?;
+        for problem in status["problems"].as_array().into_iter().flatten() {
+            let [object, what] = ["object", "what"].map(|part| problem[part].as_str().expect("a text"));
+            if !log.contains(&format!(" {object}: {what}")) {
+                return Err(format!("{object}: {what} is not in the log:\n{log}"));
+            }
+        }
+        let (status, plan) = (problems(status), problems(space.json(&plan)));
+        if status == plan { Ok(()) } else { Err(difference(&status, &plan)) }
+    });
+}
+
+#[test]
+fn status_plan_and_log_have_the_same_words_for_a_problem() {
+    let mut lab = two_domains();
+    lab.write_file("thief.json", &paper("thief", &["10.101.1.0/24"]).to_string());
+    let mut other = paper("other", &["10.150.1.0/24", "no CIDR", "172.16.0.0/24"]);
+    other["status"]["nodes"][0]["nodename"] = json!("other-1");
+    other["status"]["activeEndpoints"][0]["config"]["publicKey"] = json!("no key");
+    lab.write_file("other.json", &other.to_string());
+    lab.write_file("torn.json", "{");
+    let site = lab.gateways.get_mut("site").expect("it is declared");
+    site["status"]["nodes"][0]["privateIP"] = json!("no address");
+    site["status"]["activeEndpoints"][0]["config"]["publicKey"] =
+        json!("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=");
+    lab.write();
+    for name in ["cloud-1", "cloud-2", "site-1"] {
+        lab.node(name)
+            .space
+            .sh("ip rule add priority 50 from all lookup 4711; sysctl -qw net.ipv4.ip_forward=0");
+        told_alike(&lab, name, &["no CIDR", "nodename", "torn.json", "no address", "rule 50", "ip_forward"]);
+    }
+    // A node of which nothing is known, as not every file was ever good.
+    lab.gateways.remove("cloud");
+    std::fs::remove_file(lab.source().join("cloud.json")).expect("it is there");
+    told_alike(&lab, "cloud-2", &["node cloud-2", "what it has stays"]);
+    // A directory that nothing can be read of.
+    std::fs::remove_dir_all(lab.source()).expect("it is there");
+    told_alike(&lab, "cloud-2", &["cannot be read"]);
 }
 
 #[test]

@@ -122,12 +122,12 @@ impl Reconciler {
             self.heartbeat.beat();
             let taken = self.inbox.take();
             if taken.stop {
-                info!("stopping; the data plane stays as it is");
+                info!("the agent stops; the data plane stays as it is");
                 return;
             }
             let drained = self.node.kernel().drain();
             if drained.overrun {
-                info!("events were lost, everything was read again");
+                info!("events of the kernel were lost, so all that it has was read again");
                 self.metrics.resyncs.inc();
             }
             for error in &drained.errors {
@@ -230,7 +230,7 @@ impl Reconciler {
         self.mtu.leave(&self.decision.desired);
         let Converged { done, last, unread, unsure } = self.node.converge(&self.decision.desired);
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
-            info!(changes = done.len(), first = Report::line(&first.change), "repaired");
+            info!(changes = done.len(), first = Report::line(&first.change), "the kernel was repaired");
         }
         let failed = refusals::told(&done, &unread, Report::KEPT).into_iter().chain(unsure).collect();
         self.record(done, failed);
@@ -279,10 +279,10 @@ impl Reconciler {
         let now: BTreeSet<Problem> =
             self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
         for Problem { object, what, remedy } in now.difference(&self.logged) {
-            warn!(object, remedy, "{what}");
+            warn!(remedy, "{object}: {what}");
         }
         for Problem { object, what, .. } in self.logged.difference(&now) {
-            info!(object, "no longer: {what}");
+            info!("{object}: no longer: {what}");
         }
         self.logged = now;
     }
@@ -291,7 +291,7 @@ impl Reconciler {
     fn record(&mut self, done: Vec<Done>, failed: Vec<Problem>) {
         for problem in failed.iter().filter(|problem| !self.failed.contains(problem)) {
             let Problem { object, what, remedy } = problem;
-            error!(object, remedy, "{what}");
+            error!(remedy, "{object}: {what}");
         }
         self.failed = failed;
         let at = epoch();
@@ -326,16 +326,13 @@ impl Reconciler {
             .standing
             .iter()
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
-            .chain(view.into_iter().flat_map(|view| &view.problems))
-            .chain(self.decision.topology.problems.iter().filter(|_| !self.decision.held))
-            .chain(&self.decision.facts.problems)
-            .chain(&self.decision.incomplete)
-            .chain(foreign.iter().map(|(problem, _)| problem))
-            .chain(&self.failed);
-        self.report.problems = problems.cloned().collect();
+            .cloned()
+            .chain(self.decision.problems(view))
+            .chain(self.failed.iter().cloned());
+        self.report.problems = problems.collect();
         match self.node.kernel().drops() {
             Ok(drops) => summary::drops(&mut self.report, drops),
-            Err(error) => debug!(%error, "drop counters not read"),
+            Err(error) => debug!(%error, "the counters of dropped packets could not be read"),
         }
         summary::fill(&mut self.report, &self.decision, self.node.observed(), view);
         let silent = self.silence.look(&self.report.tunnels, Instant::now());
