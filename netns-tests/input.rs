@@ -229,6 +229,38 @@ fn a_rule_of_somebody_else_that_shadows_ours_is_reported() {
     });
 }
 
+#[test]
+fn a_node_whose_packets_come_from_another_address_than_its_gateway_says_is_told() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1)]);
+    lab.declare();
+    let second = "172.16.0.77";
+    let space = &lab.node("cloud-2").space;
+    space.run(&format!("ip addr add {second}/24 dev eth0"));
+    let first = lab.node("cloud-2").address.to_string();
+    let nodes = lab.gateways["cloud"]["status"]["nodes"].as_array().expect("nodes");
+    let at = nodes.iter().position(|node| node["nodeName"] == "cloud-2").expect("it is one");
+    lab.gateways.get_mut("cloud").expect("it is declared")["status"]["nodes"][at]["privateIP"] =
+        json!(second);
+    lab.write();
+    lab.start_agents();
+    let node = lab.node("cloud-2");
+    await_problem(
+        &node.space,
+        &[&format!("address {second}"), &format!("comes from {first}"), "ip route get"],
+    );
+    assert!(!problems(&lab.node("cloud-1").space).contains("comes from"));
+    let to_site = format!("ping -n -c 1 -W 1 {}", lab.node("site-1").pod4());
+    lab.await_tunnels();
+    assert!(node.pod.try_run(&to_site).is_err(), "the guard takes it for a stranger's");
+    // The remedy.
+    node.space.run(&format!("ip route change 172.16.0.0/24 dev eth0 src {second}"));
+    eventually("it is no problem any more", SOON, || {
+        let text = problems(&node.space);
+        if text.contains("comes from") { Err(text) } else { Ok(()) }
+    });
+    eventually("the site answers", SOON, || node.pod.try_run(&to_site));
+}
+
 /// That the node says there is no path to a domain, with this reason, wherever it may be asked.
 #[track_caller]
 fn tells_of_no_path(space: &Space, to: &str, why: &str) {

@@ -162,8 +162,15 @@ impl Node {
         let others = view.domains.iter().filter(|(name, _)| gateway && Some(*name) != own);
         let endpoints: BTreeSet<IpAddr> =
             others.filter_map(|(_, domain)| domain.gateway()?.address).collect();
+        let spoken_to = member.and_then(|(_, domain, member)| {
+            let others = || domain.members.iter().filter(|other| other.node != member.node);
+            let gateway =
+                domain.gateway().and_then(|gateway| others().find(|other| other.node == gateway.node));
+            gateway.or_else(|| others().next()).map(|other| other.underlay)
+        });
         let query = FactsQuery {
             underlay: member.map(|(_, _, member)| member.underlay),
+            member: spoken_to,
             endpoints: endpoints.into_iter().collect(),
             ports: self.ports(view),
         };
