@@ -1,11 +1,13 @@
 //! What is wrong with the input, or with the node, costs its own part only, and is said.
 
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::agent::{CORAX, SOON, ask, await_ready, metric, problems};
+use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, ours};
@@ -227,6 +229,38 @@ fn a_rule_of_somebody_else_that_shadows_ours_is_reported() {
     });
 }
 
+#[test]
+fn a_node_whose_packets_come_from_another_address_than_its_gateway_says_is_told() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1)]);
+    lab.declare();
+    let second = "172.16.0.77";
+    let space = &lab.node("cloud-2").space;
+    space.run(&format!("ip addr add {second}/24 dev eth0"));
+    let first = lab.node("cloud-2").address.to_string();
+    let nodes = lab.gateways["cloud"]["status"]["nodes"].as_array().expect("nodes");
+    let at = nodes.iter().position(|node| node["nodeName"] == "cloud-2").expect("it is one");
+    lab.gateways.get_mut("cloud").expect("it is declared")["status"]["nodes"][at]["privateIP"] =
+        json!(second);
+    lab.write();
+    lab.start_agents();
+    let node = lab.node("cloud-2");
+    await_problem(
+        &node.space,
+        &[&format!("address {second}"), &format!("comes from {first}"), "ip route get"],
+    );
+    assert!(!problems(&lab.node("cloud-1").space).contains("comes from"));
+    let to_site = format!("ping -n -c 1 -W 1 {}", lab.node("site-1").pod4());
+    lab.await_tunnels();
+    assert!(node.pod.try_run(&to_site).is_err(), "the guard takes it for a stranger's");
+    // The remedy.
+    node.space.run(&format!("ip route change 172.16.0.0/24 dev eth0 src {second}"));
+    eventually("it is no problem any more", SOON, || {
+        let text = problems(&node.space);
+        if text.contains("comes from") { Err(text) } else { Ok(()) }
+    });
+    eventually("the site answers", SOON, || node.pod.try_run(&to_site));
+}
+
 /// That the node says there is no path to a domain, with this reason, wherever it may be asked.
 #[track_caller]
 fn tells_of_no_path(space: &Space, to: &str, why: &str) {
@@ -317,6 +351,107 @@ fn what_the_kernel_goes_on_refusing_is_tried_with_patience() {
         },
     );
     assert!(begun.elapsed() >= Duration::from_secs(1), "three turns in {:?}", begun.elapsed());
+}
+
+/// The one problem of a node whose overlay does not come up.
+#[track_caller]
+fn one_cause(space: &Space, words: &[&str]) {
+    let told = eventually(&format!("one problem with {words:?}"), SOON, || {
+        let status = space.json(&format!("{CORAX} status -o json"));
+        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        let text = |problem: &Value| problem.to_string();
+        let waits = |text: &String| text.contains("changes that need it wait");
+        match problems.iter().map(text).collect::<Vec<_>>() {
+            problems if problems.iter().any(waits) => Ok(problems),
+            problems => Err(format!("{problems:?}")),
+        }
+    });
+    assert!(told.len() == 1 && words.iter().all(|word| told[0].contains(word)), "{told:#?}");
+}
+
+#[test]
+fn what_keeps_the_overlay_from_coming_up_is_one_problem() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 3).mesh()]);
+    lab.declare();
+    lab.write();
+    lab.node("cloud-1")
+        .space
+        .sh("ip link add other type vxlan id 200 dstport 4472 dev eth0; ip link set other up");
+    // As nft where it may not, once for all that it is asked and once for what it is to write.
+    for (name, refused) in [("cloud-2", "*"), ("cloud-3", "*-f*")] {
+        lab.node(name).space.sh(&format!(
+            "nft=$(command -v nft); mkdir /run/none; cat >/run/none/nft <<END; chmod +x /run/none/nft
+#!/bin/sh
+case \"\\$*\" in {refused}) echo 'Error: Could not process rule: Operation not supported' >&2; exit 1;; esac
+exec $nft \"\\$@\"
+END"
+        ));
+    }
+    let wrapper = lab.scratch().join("no-nft");
+    std::fs::write(&wrapper, format!("#!/bin/sh\nPATH=/run/none:$PATH exec {CORAX} \"$@\"\n"))
+        .expect("the directory can be written");
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    lab.binary = wrapper;
+    lab.start_agents_of(&["cloud-1", "cloud-2", "cloud-3"]);
+    one_cause(&lab.node("cloud-1").space, &["raven0", "VNI 200", "something else is in its place"]);
+    one_cause(&lab.node("cloud-2").space, &["nft", "Operation not supported"]);
+    one_cause(&lab.node("cloud-3").space, &["nft", "Operation not supported"]);
+}
+
+/// What is told of a node: by its agent, and by `corax plan` beside it. That of failed changes is the agent's alone.
+#[track_caller]
+fn told_alike(lab: &Lab, name: &str, words: &[&str]) {
+    let space = &lab.node(name).space;
+    await_problem(space, words);
+    let plan = format!(
+        "env VPN_CONNECTION_PSK={SECRET} {CORAX} plan --node-name {name} --source {} --service-cidr 10.96.0.0/16 \
+         --service-cidr fd00:10:96::/112 -o json",
+        lab.source().display()
+    );
+    eventually(&format!("{name}: status, plan and log say the same"), SOON, || {
+        let problems = |value: Value| -> BTreeSet<String> {
+            value["problems"].as_array().into_iter().flatten().map(Value::to_string).collect()
+        };
+        let status = space.json(&format!("{CORAX} status -o json"));
+        let log = std::fs::read_to_string(lab.log(name)).map_err(|error| error.to_string())?;
+        for problem in status["problems"].as_array().into_iter().flatten() {
+            let [object, what] = ["object", "what"].map(|part| problem[part].as_str().expect("a text"));
+            if !log.contains(&format!(" {object}: {what}")) {
+                return Err(format!("{object}: {what} is not in the log:\n{log}"));
+            }
+        }
+        let (status, plan) = (problems(status), problems(space.json(&plan)));
+        if status == plan { Ok(()) } else { Err(difference(&status, &plan)) }
+    });
+}
+
+#[test]
+fn status_plan_and_log_have_the_same_words_for_a_problem() {
+    let mut lab = two_domains();
+    lab.write_file("thief.json", &paper("thief", &["10.101.1.0/24"]).to_string());
+    let mut other = paper("other", &["10.150.1.0/24", "no CIDR", "172.16.0.0/24"]);
+    other["status"]["nodes"][0]["nodename"] = json!("other-1");
+    other["status"]["activeEndpoints"][0]["config"]["publicKey"] = json!("no key");
+    lab.write_file("other.json", &other.to_string());
+    lab.write_file("torn.json", "{");
+    let site = lab.gateways.get_mut("site").expect("it is declared");
+    site["status"]["nodes"][0]["privateIP"] = json!("no address");
+    site["status"]["activeEndpoints"][0]["config"]["publicKey"] =
+        json!("xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=");
+    lab.write();
+    for name in ["cloud-1", "cloud-2", "site-1"] {
+        lab.node(name)
+            .space
+            .sh("ip rule add priority 50 from all lookup 4711; sysctl -qw net.ipv4.ip_forward=0");
+        told_alike(&lab, name, &["no CIDR", "nodename", "torn.json", "no address", "rule 50", "ip_forward"]);
+    }
+    // A node of which nothing is known, as not every file was ever good.
+    lab.gateways.remove("cloud");
+    std::fs::remove_file(lab.source().join("cloud.json")).expect("it is there");
+    told_alike(&lab, "cloud-2", &["node cloud-2", "what it has stays"]);
+    // A directory that nothing can be read of.
+    std::fs::remove_dir_all(lab.source()).expect("it is there");
+    told_alike(&lab, "cloud-2", &["cannot be read"]);
 }
 
 #[test]

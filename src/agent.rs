@@ -28,6 +28,7 @@ pub(crate) mod inbox;
 mod mtu;
 pub(crate) mod node;
 mod reconciler;
+mod refusals;
 pub(crate) mod report;
 mod silence;
 mod summary;
@@ -104,11 +105,11 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });
     standing.extend(loaded.problem.as_ref().map(wireguard::key::Error::problem));
-    for problem in &standing {
-        warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
+    for Problem { object, what, remedy } in &standing {
+        warn!(remedy, "{object}: {what}");
     }
     let public_key = loaded.key.public().to_string();
-    info!(node = %args.identity.node_name, public_key, key_from = ?loaded.origin, version = env!("CARGO_PKG_VERSION"), "starting");
+    info!(node = %args.identity.node_name, public_key, key_from = ?loaded.origin, version = env!("CARGO_PKG_VERSION"), "the agent starts");
     let first = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: epoch(),

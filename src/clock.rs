@@ -103,7 +103,8 @@ impl Clock {
             Ok(()) => (self.kept, self.failing) = (Some(now), false),
             Err(error) if !self.failing => {
                 self.failing = true;
-                warn!(object = self.object(), %error, "cannot be written: after a lost clock, tunnels may stay closed");
+                let object = self.object();
+                warn!(%error, "{object}: cannot be written: after a lost clock, tunnels may stay closed");
             }
             Err(_) => {}
         }

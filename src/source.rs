@@ -10,6 +10,7 @@ use corax_core::problem::Problem;
 use corax_core::view::{Settings, View};
 use tracing::{info, warn};
 
+mod document;
 pub(crate) mod manifests;
 pub(crate) mod snapshot;
 mod watch;
@@ -60,9 +61,7 @@ impl Source {
         let Loaded { files, view, problem } = snapshot
             .load()
             .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
-        if let Some(problem) = &problem {
-            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-        }
+        problem.iter().for_each(tell);
         let view = build(&files, &settings, view.as_ref());
         let manifests = Manifests::new(directory, files);
         let problems = problem.iter().cloned().collect();
@@ -87,16 +86,14 @@ impl Source {
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
         problems.extend(self.lost.iter().chain(&heard.deaf).cloned());
-        for problem in problems.iter().filter(|problem| !self.current.problems.contains(problem)) {
-            warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-        }
+        problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(tell);
         let Sourced { revision, .. } = self.current;
         let next = Sourced { revision, view, problems, complete: scan.complete };
         let changed = revision == 0 || next != self.current;
         if changed {
             let domains = next.view.as_ref().map_or(0, |view| view.domains.len());
             self.current = Sourced { revision: revision + 1, ..next };
-            info!(revision = self.current.revision, domains, "view read");
+            info!(revision = self.current.revision, domains, "the view was read");
         }
         changed
     }
@@ -138,17 +135,22 @@ impl Source {
 
 /// The view of all files; none where there is no Gateway at all, which may as well be a directory not yet filled.
 fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<Arc<View>> {
-    let gateways: Vec<Gateway> = files.values().flatten().cloned().collect();
+    let of_file = |(file, gateways): (&String, &Vec<Gateway>)| {
+        let file = file.clone();
+        gateways.clone().into_iter().map(move |gateway| Gateway { file: file.clone(), ..gateway })
+    };
+    let gateways: Vec<Gateway> = files.iter().flat_map(of_file).collect();
     if gateways.is_empty() && previous.is_none() {
         return None;
     }
     let view = View::build(&gateways, settings, previous);
-    for problem in
-        view.problems.iter().filter(|problem| previous.is_none_or(|view| !view.problems.contains(problem)))
-    {
-        warn!(object = problem.object, remedy = problem.remedy, "{}", problem.what);
-    }
+    let is_new = |problem: &&Problem| previous.is_none_or(|view| !view.problems.contains(problem));
+    view.problems.iter().filter(is_new).for_each(tell);
     Some(Arc::new(view))
+}
+
+fn tell(Problem { object, what, remedy }: &Problem) {
+    warn!(remedy, "{object}: {what}");
 }
 
 fn lost_problem(error: &snapshot::Error) -> Problem {
@@ -160,3 +162,6 @@ fn snapshot_problem(error: &snapshot::Error) -> Problem {
     let remedy = "make the state directory writable; until then a restart without manifests finds nothing";
     Problem::new("the snapshot", error.to_string(), remedy)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,8 @@ use corax_core::change::Change;
 use corax_core::desired::{Desired, Options};
 use corax_core::facts::Facts;
 use corax_core::kept::Kept;
-use corax_core::key::PresharedKey;
+use corax_core::key::{PresharedKey, PublicKey};
+use corax_core::name::NodeName;
 use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
@@ -50,9 +51,19 @@ pub(crate) struct Decision {
     pub incomplete: Option<Problem>,
     /// Nothing may be changed for it.
     pub held: bool,
+    /// Others are told another key than the node's own.
+    pub wrong_key: Option<Problem>,
 }
 
 impl Decision {
+    /// All that is wrong with the view, and with what was decided of it.
+    pub(crate) fn problems(&self, view: Option<&View>) -> Vec<Problem> {
+        let view = view.into_iter().flat_map(|view| &view.problems);
+        let topology = self.topology.problems.iter().filter(|_| !self.held);
+        let own = view.chain(topology).chain(&self.facts.problems).chain(&self.incomplete).cloned();
+        own.chain(self.foreign_links().map(|(problem, _)| problem)).chain(self.wrong_key.clone()).collect()
+    }
+
     /// Devices of somebody else that have a name of ours, and whether the node lacks its own for it.
     pub(crate) fn foreign_links(&self) -> impl Iterator<Item = (Problem, bool)> {
         let role = self.topology.role;
@@ -75,8 +86,10 @@ pub(crate) struct Converged {
     pub done: Vec<Done>,
     /// When the last of it was.
     pub last: Option<Instant>,
+    /// What of the kernel could not be read.
+    pub unread: Vec<(Backend, Problem)>,
     /// Why the kernel may still not be so, where no change failed.
-    pub unsure: Vec<Problem>,
+    pub unsure: Option<Problem>,
 }
 
 /// What came of a change.
@@ -149,8 +162,15 @@ impl Node {
         let others = view.domains.iter().filter(|(name, _)| gateway && Some(*name) != own);
         let endpoints: BTreeSet<IpAddr> =
             others.filter_map(|(_, domain)| domain.gateway()?.address).collect();
+        let spoken_to = member.and_then(|(_, domain, member)| {
+            let others = || domain.members.iter().filter(|other| other.node != member.node);
+            let gateway =
+                domain.gateway().and_then(|gateway| others().find(|other| other.node == gateway.node));
+            gateway.or_else(|| others().next()).map(|other| other.underlay)
+        });
         let query = FactsQuery {
             underlay: member.map(|(_, _, member)| member.underlay),
+            member: spoken_to,
             endpoints: endpoints.into_iter().collect(),
             ports: self.ports(view),
         };
@@ -217,7 +237,8 @@ impl Node {
                 format!("is incomplete, as a file of --source was never good or there is none: {then}");
             Problem::new("the view", what, "correct the files")
         });
-        Decision { topology, desired, facts, incomplete, held }
+        let wrong_key = wrong_key(view, &identity.node_name, self.options.key);
+        Decision { topology, desired, facts, incomplete, held, wrong_key }
     }
 
     /// Reads the tunnels, of which no event tells.
@@ -237,7 +258,7 @@ impl Node {
                     observed.tunnels.remove(&device);
                 }
                 Err(error) => {
-                    warn!(%device, %error, "tunnel not read");
+                    warn!(%device, %error, "the tunnel could not be read");
                     observed.unknown.insert(Backend::WireGuard);
                 }
             }
@@ -258,7 +279,7 @@ impl Node {
 
     /// Makes the kernel be as desired.
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
-        let Converged { mut done, mut last, mut unsure } = Converged::default();
+        let Converged { mut done, mut last, .. } = Converged::default();
         let mut settled = false;
         let mut resynced = false;
         let mut just_done = 0;
@@ -276,7 +297,7 @@ impl Node {
                 // A dump may miss what the kernel is moving meanwhile, and what is so already makes no event.
                 resynced = true;
                 if let Err(error) = self.kernel.resync() {
-                    warn!(%error, "reading the kernel's state failed");
+                    warn!(%error, "reading the kernel's state anew failed");
                 }
                 continue;
             }
@@ -293,20 +314,22 @@ impl Node {
             }
         }
         let unknown = &self.kernel.observed().unknown;
-        unsure.extend(unknown.iter().map(|backend| {
+        let unread = unknown.iter().map(|backend| {
             let remedy = match backend {
                 Backend::WireGuard if self.options.userspace => {
                     "see that the process of the tunnel runs and is not stopped: `pgrep -a -f raven-wg`"
                 }
                 _ => "see the agent's log for why; it is tried again",
             };
-            Problem::new(backend.to_string(), "could not be read, and stays as it is", remedy)
-        }));
-        if !settled && done.iter().all(|step| step.error.is_none()) {
+            (*backend, Problem::new(backend.to_string(), "could not be read, and stays as it is", remedy))
+        });
+        let unread = unread.collect();
+        let unsettled = !settled && done.iter().all(|step| step.error.is_none());
+        let unsure = unsettled.then(|| {
             let what = format!("is not as it should be after {ROUNDS} rounds: somebody else changes it too");
-            unsure.push(Problem::new("the kernel", what, "see who does: `ip monitor`, `nft monitor`"));
-        }
-        Converged { done, last, unsure }
+            Problem::new("the kernel", what, "see who does: `ip monitor`, `nft monitor`")
+        });
+        Converged { done, last, unread, unsure }
     }
 
     /// Carries changes out in order. A tunnel process that was started has its device seen before more is done with it,
@@ -348,6 +371,16 @@ impl Node {
     }
 }
 
+/// The key that others are told of is not the node's own: no handshake can succeed.
+fn wrong_key(view: &View, node: &NodeName, own: PublicKey) -> Option<Problem> {
+    let (name, domain, _) = view.member(node)?;
+    let published = domain.gateway().filter(|gateway| gateway.node == *node)?.key?;
+    let object = format!("Gateway {name}, endpoint {node}");
+    let what = format!("publishes the public key {published}, this node's is {own}: no tunnel comes up");
+    let remedy = "set config.publicKey to what `corax key` prints here";
+    (published != own).then(|| Problem::new(object, what, remedy))
+}
+
 /// Whether a change starts the process of a tunnel.
 fn starts_tunnel(change: &Change) -> bool {
     matches!(change, Change::AddLink(_, link) if link.kind == LinkKind::Tun)
@@ -377,7 +410,7 @@ fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
     let log = args.state.state_dir.join(process::log_name(device));
     let started = process::spawn(device, Some(&log)).or_else(|error| {
         // A disk that takes no log must not cost the tunnel.
-        debug!(%error, "starting the tunnel without a log");
+        debug!(%error, "the tunnel starts without a log");
         process::spawn(device, None)
     });
     Ok(started?)

@@ -19,7 +19,7 @@ use super::mtu::MtuFile;
 use super::node::{Converged, Decision, Done, Node};
 use super::report::{ChangeReport, Report};
 use super::silence::Silence;
-use super::{Heartbeat, epoch, summary};
+use super::{Heartbeat, epoch, refusals, summary};
 use crate::metrics::Metrics;
 use crate::source::Sourced;
 
@@ -122,12 +122,12 @@ impl Reconciler {
             self.heartbeat.beat();
             let taken = self.inbox.take();
             if taken.stop {
-                info!("stopping; the data plane stays as it is");
+                info!("the agent stops; the data plane stays as it is");
                 return;
             }
             let drained = self.node.kernel().drain();
             if drained.overrun {
-                info!("events were lost, everything was read again");
+                info!("events of the kernel were lost, so all that it has was read again");
                 self.metrics.resyncs.inc();
             }
             for error in &drained.errors {
@@ -228,11 +228,12 @@ impl Reconciler {
             return;
         }
         self.mtu.leave(&self.decision.desired);
-        let Converged { done, last, unsure } = self.node.converge(&self.decision.desired);
+        let Converged { done, last, unread, unsure } = self.node.converge(&self.decision.desired);
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
-            info!(changes = done.len(), first = Report::line(&first.change), "repaired");
+            info!(changes = done.len(), first = Report::line(&first.change), "the kernel was repaired");
         }
-        self.record(done, unsure);
+        let failed = refusals::told(&done, &unread, Report::KEPT).into_iter().chain(unsure).collect();
+        self.record(done, failed);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
             self.times.gather = Instant::now() + GATHER;
@@ -278,23 +279,24 @@ impl Reconciler {
         let now: BTreeSet<Problem> =
             self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
         for Problem { object, what, remedy } in now.difference(&self.logged) {
-            warn!(object, remedy, "{what}");
+            warn!(remedy, "{object}: {what}");
         }
         for Problem { object, what, .. } in self.logged.difference(&now) {
-            info!(object, "no longer: {what}");
+            info!("{object}: no longer: {what}");
         }
         self.logged = now;
     }
 
-    fn record(&mut self, done: Vec<Done>, unsure: Vec<Problem>) {
-        let at = epoch();
-        for problem in unsure.iter().filter(|problem| !self.failed.contains(problem)) {
+    /// Takes in what was done, and what is wrong since.
+    fn record(&mut self, done: Vec<Done>, failed: Vec<Problem>) {
+        for problem in failed.iter().filter(|problem| !self.failed.contains(problem)) {
             let Problem { object, what, remedy } = problem;
-            error!(object, remedy, "{what}");
+            error!(remedy, "{object}: {what}");
         }
-        let mut failed = unsure;
-        // Of ten thousand changes only the last are kept, and making a line of each is not free. Refused ones often have one
-        // cause, which the first tell.
+        self.failed = failed;
+        let at = epoch();
+        // Of ten thousand changes only the last are kept, and making a line of each is not free. Of refused ones the first
+        // tell more.
         let kept = done.len().saturating_sub(Report::KEPT);
         let mut refused = 0;
         for (number, Done { change, error }) in done.into_iter().enumerate() {
@@ -302,28 +304,11 @@ impl Reconciler {
             debug!(%change, error = error.as_ref().map(tracing::field::display), "change");
             refused += usize::from(error.is_some());
             let told = if error.is_some() { refused <= Report::KEPT } else { number >= kept };
-            if !told {
-                continue;
+            if told {
+                let line = Report::line(&change);
+                self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
             }
-            let line = Report::line(&change);
-            if let Some(error) = &error {
-                let problem = error.problem();
-                if !self.failed.contains(&problem) {
-                    error!(%error, "refused by the kernel");
-                }
-                failed.push(problem);
-            }
-            self.report.remember(ChangeReport { at, line, error: error.map(|error| error.to_string()) });
         }
-        if refused > Report::KEPT {
-            let what = format!("{} more were refused", refused - Report::KEPT);
-            failed.push(Problem::new(
-                "changes",
-                what,
-                "see to those that are told first; all are tried again",
-            ));
-        }
-        self.failed = failed;
     }
 
     fn publish(&mut self) {
@@ -341,16 +326,13 @@ impl Reconciler {
             .standing
             .iter()
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
-            .chain(view.into_iter().flat_map(|view| &view.problems))
-            .chain(self.decision.topology.problems.iter().filter(|_| !self.decision.held))
-            .chain(&self.decision.facts.problems)
-            .chain(&self.decision.incomplete)
-            .chain(foreign.iter().map(|(problem, _)| problem))
-            .chain(&self.failed);
-        self.report.problems = problems.cloned().collect();
+            .cloned()
+            .chain(self.decision.problems(view))
+            .chain(self.failed.iter().cloned());
+        self.report.problems = problems.collect();
         match self.node.kernel().drops() {
             Ok(drops) => summary::drops(&mut self.report, drops),
-            Err(error) => debug!(%error, "drop counters not read"),
+            Err(error) => debug!(%error, "the counters of dropped packets could not be read"),
         }
         summary::fill(&mut self.report, &self.decision, self.node.observed(), view);
         let silent = self.silence.look(&self.report.tunnels, Instant::now());

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use corax_core::object::{Device, LinkKind, Route, RouteKey, Table, Via, path_metric};
 use corax_core::observed::{Backend, NftTable, Observed, ObservedTunnel};
 use corax_core::prefix::Prefix;
-use corax_core::problem::Problem;
 use corax_core::topology::{Path, RemoteDomain};
 use corax_core::view::{Domain, View};
 
@@ -41,7 +40,6 @@ pub(super) fn fill(report: &mut Report, decision: &Decision, observed: &Observed
         .collect();
     report.tunnels = tunnels(decision, observed);
     report.objects = objects(observed);
-    report.problems.extend(key_problem(report, decision, view));
 }
 
 /// The path to a domain as it stands in the kernel: what was decided, or none where it is not there, or does not move.
@@ -126,21 +124,4 @@ fn objects(observed: &Observed) -> BTreeMap<String, usize> {
         ("nft_element", observed.elements.len()),
     ];
     counts.map(|(class, number)| (class.to_owned(), number)).into()
-}
-
-/// The key that others are told is not the node's own: no handshake can succeed.
-fn key_problem(report: &Report, decision: &Decision, view: Option<&View>) -> Option<Problem> {
-    let domain = decision.topology.domain.as_ref()?;
-    let own = view?.domains.get(domain)?.gateway().filter(|gateway| gateway.node.as_str() == report.node)?;
-    let published = own.key?.to_string();
-    (published != report.public_key).then(|| {
-        Problem::new(
-            format!("Gateway {domain}, endpoint {}", report.node),
-            format!(
-                "publishes the public key {published}, this node's is {}: no tunnel comes up",
-                report.public_key
-            ),
-            "set config.publicKey to what `corax key` prints here",
-        )
-    })
 }

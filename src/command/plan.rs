@@ -42,15 +42,15 @@ struct Planned {
 /// Where the kernel cannot be read, or there is no Gateway at all.
 pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let PlanArgs { node: args, exit_code, output } = args;
-    let key = wireguard::key::load(&args.state.state_dir)?;
     let mut problems = Vec::new();
-    let key = key.or_else(|| wireguard::running_key(wireguard::DEFAULT_DEVICE)).unwrap_or_else(|| {
+    let key = wireguard::key::load(&args.state.state_dir)?
+        .or_else(|| wireguard::running_key(wireguard::DEFAULT_DEVICE));
+    let has_key = key.is_some();
+    let key = key.unwrap_or_else(|| {
         let what = "is not there yet; the lines name one that the agent will not have";
         problems.push(Problem::new("the WireGuard key", what, "make it with `corax key`"));
         PrivateKey::generate()
     });
-    std::fs::read_dir(&args.source)
-        .with_context(|| format!("--source {} cannot be read", args.source.display()))?;
     let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
     let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
     source.read();
@@ -74,18 +74,15 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let facts = node.facts(&view);
-    let decision = node.decide(&view, facts, source.current().complete, &Desired::nothing());
+    let mut decision = node.decide(&view, facts, source.current().complete, &Desired::nothing());
     problems
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
+    decision.wrong_key = decision.wrong_key.filter(|_| has_key);
     let changes = match decision.held {
         true => Vec::new(),
         false => corax_core::plan::plan(&decision.desired, node.observed()),
     };
-    problems.extend(decision.incomplete.clone());
-    problems.extend(
-        view.problems.iter().chain(&decision.topology.problems).chain(&decision.facts.problems).cloned(),
-    );
-    problems.extend(decision.foreign_links().map(|(problem, _)| problem));
+    problems.extend(decision.problems(Some(&view)));
     let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };
     match output.output {
         Output::Json => print_line(serde_json::to_string_pretty(&planned)?)?,

@@ -7,6 +7,8 @@ use corax_core::object::LinkKind;
 use corax_core::problem::Problem;
 use nix::errno::Errno;
 
+use super::run::UNGUARDED;
+
 /// Why the kernel shell cannot work, or could not read something.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -100,6 +102,11 @@ impl ApplyError {
         let Self { change, meaning, text, remedy } = self;
         let remedy = remedy.as_deref().unwrap_or("see what stands in its way; it is tried again");
         Problem::new(change, format!("{meaning}{}", joined(": ", text)), remedy)
+    }
+
+    /// Whether nothing is wrong with it but that there is no table.
+    pub(crate) fn wants_table(&self) -> bool {
+        self.meaning == UNGUARDED
     }
 
     pub(super) fn of(change: &Change, failure: &Failure) -> Self {

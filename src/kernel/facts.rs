@@ -35,6 +35,8 @@ pub(crate) struct UdpPort {
 pub(crate) struct FactsQuery {
     /// The node's own underlay address.
     pub(crate) underlay: Option<IpAddr>,
+    /// That of a member that it speaks to.
+    pub(crate) member: Option<IpAddr>,
     /// Endpoints of its tunnels.
     pub(crate) endpoints: Vec<IpAddr>,
     /// UDP ports that it speaks by.
@@ -43,7 +45,7 @@ pub(crate) struct FactsQuery {
 
 /// Facts from the mirror, from `/proc/sys`, and of the ways that the kernel would take.
 pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query: &FactsQuery) -> Facts {
-    let defaults: Vec<Way> = ANYWHERE.iter().filter_map(|address| way(socket, *address)).collect();
+    let defaults: Vec<Way> = ANYWHERE.iter().filter_map(|address| way(socket, *address, FWMARK)).collect();
     let mut facts = Facts {
         addresses: mirror.foreign_addresses().map(|held| held.address).collect(),
         default_gateways: defaults.iter().filter_map(|way| way.gateway).collect(),
@@ -57,7 +59,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     }
     let missing = query.underlay.filter(|address| !facts.addresses.contains(address));
     for endpoint in &query.endpoints {
-        let Some(way) = way(socket, *endpoint) else { continue };
+        let Some(way) = way(socket, *endpoint, FWMARK) else { continue };
         let mtu = way.mtu.into_iter().chain(way.link.and_then(mtu_of)).min();
         if let Some(mtu) = mtu.filter(|mtu| *mtu < facts.underlay_mtu || way.link != underlay) {
             facts.path_mtu.insert(*endpoint, mtu);
@@ -70,6 +72,9 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
         let what = "is this node's privateIP in its Gateway, and no address of the node: the members of its domain send elsewhere, and take what it sends for a stranger's";
         Problem::new(format!("address {address}"), what, "correct the node's privateIP in the Gateway's status, or give the node that address")
     }));
+    if missing.is_none() {
+        facts.problems.extend(other_source(socket, mirror, query));
+    }
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
     facts.problems.extend(mirror.hidden_rules.iter().map(|left| {
@@ -86,6 +91,24 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
         )
     }));
     facts
+}
+
+/// The kernel chooses where VXLAN over IPv4 comes from by the route, as it would the first of several addresses.
+fn other_source(socket: &mut Socket, mirror: &Mirror, query: &FactsQuery) -> Option<Problem> {
+    let (own, member) = (query.underlay?, query.member.filter(IpAddr::is_ipv4)?);
+    if let Some(Link { kind: LinkKind::Vxlan(vxlan), .. }) = mirror.observed.links.get(&Device::Overlay)
+        && vxlan.local.is_some()
+    {
+        return None;
+    }
+    let source = way(socket, member, 0)?.source.filter(|source| *source != own)?;
+    let what = format!(
+        "is this node's privateIP in its Gateway, and what it sends to other members comes from {source}: they take it for a stranger's"
+    );
+    let remedy = format!(
+        "make {source} its privateIP, or give `src {own}` to the route that `ip route get {member}` goes by"
+    );
+    Some(Problem::new(format!("address {own}"), what, remedy))
 }
 
 /// Addresses for documentation: nothing but a default route leads there (RFC 5737, RFC 3849).
@@ -108,9 +131,9 @@ fn networks(mirror: &Mirror) -> BTreeMap<Prefix, String> {
     held.filter(|(prefix, _)| !prefix.is_host()).collect()
 }
 
-/// The way of a tunnel's own packets; none where there is none.
-fn way(socket: &mut Socket, to: IpAddr) -> Option<Way> {
-    let put = |writer: &mut _| route::put_way(writer, to, FWMARK);
+/// The way of packets with a mark, as a tunnel's own are; none where there is none.
+fn way(socket: &mut Socket, to: IpAddr, mark: u32) -> Option<Way> {
+    let put = |writer: &mut _| route::put_way(writer, to, mark);
     socket.get(route::RTM_GETROUTE, &route::way_header(to), put, route::decode_way).ok()?
 }
 

@@ -198,6 +198,8 @@ pub(super) struct Way {
     pub(super) link: Option<u32>,
     /// The router that it goes by, if it does.
     pub(super) gateway: Option<IpAddr>,
+    /// Where its packets come from, where they do not say.
+    pub(super) source: Option<IpAddr>,
     /// MTU of the route, or the one that was learned.
     pub(super) mtu: Option<u32>,
 }
@@ -216,11 +218,12 @@ pub(super) fn decode_way(message: &Message<'_>) -> Option<Way> {
     let mut fields = message.fields();
     let [family, ..] = fields.array::<12>()?;
     let family = if family == AF_INET6 { Family::V6 } else { Family::V4 };
-    let mut way = Way { family, link: None, gateway: None, mtu: None };
+    let mut way = Way { family, link: None, gateway: None, source: None, mtu: None };
     for attribute in fields.attributes() {
         match attribute.kind {
             RTA_OIF => way.link = attribute.u32(),
             RTA_GATEWAY => way.gateway = attribute.address(),
+            RTA_PREFSRC => way.source = attribute.address(),
             RTA_METRICS => {
                 way.mtu =
                     attribute.nest().find(|metric| metric.kind == RTAX_MTU).and_then(|metric| metric.u32());

@@ -18,7 +18,7 @@ use super::{Elsewhere, GROUPS, Kernel, dump, facts, sysctl};
 const MANY: usize = 1024;
 
 /// Why the overlay stays down.
-const UNGUARDED: &str = "without the table that says who may speak to it, the overlay stays down";
+pub(crate) const UNGUARDED: &str = "without the table that says who may speak to it, the overlay stays down";
 
 impl Kernel {
     /// Carries out changes in their order; one result each. What is true already succeeds. The mirror has seen all of

@@ -1,5 +1,5 @@
 //! Netlink's form on the wire: messages of a header and attributes, aligned to four bytes (RFC 3549;
-//! `linux/netlink.h`). One codec for route netlink, nfnetlink and generic netlink, which reads in place.
+//! `linux/netlink.h`). One codec for route netlink and nfnetlink, which reads in place.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 use corax_core::api::{API_VERSION, Gateway, KIND};
 use corax_core::name::DomainName;
 use corax_core::problem::Problem;
-use serde::Deserialize;
 
 use super::Files;
+use super::document::Document;
 use super::watch::Heard;
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
@@ -152,12 +152,10 @@ impl Manifests {
             return false;
         }
         let object = format!("file {}", path.display());
-        match load(&path) {
-            Ok(Loaded { gateways, left_out }) => {
+        match load(&path, &object) {
+            Ok(Loaded { gateways, problems }) => {
                 (seen.good, seen.again) = (true, false);
-                let remedy = format!("only Gateways of {API_VERSION} are read");
-                seen.problems =
-                    left_out.into_iter().map(|what| Problem::new(&object, what, remedy.as_str())).collect();
+                seen.problems = problems;
                 let changed = self.files.get(name) != Some(&gateways);
                 self.files.insert(name.to_owned(), gateways);
                 changed
@@ -201,20 +199,11 @@ fn list(directory: &Path) -> std::io::Result<BTreeSet<String>> {
 
 struct Loaded {
     gateways: Vec<Gateway>,
-    left_out: Vec<String>,
+    /// What of the file is not read.
+    problems: Vec<Problem>,
 }
 
-/// A document: a Gateway, or a list of them.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    #[serde(default)]
-    items: Option<Vec<Gateway>>,
-    #[serde(flatten)]
-    gateway: Gateway,
-}
-
-fn load(path: &Path) -> Result<Loaded, String> {
+fn load(path: &Path, object: &str) -> Result<Loaded, String> {
     let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
         return Err("is no regular file".to_owned());
@@ -235,27 +224,27 @@ fn load(path: &Path) -> Result<Loaded, String> {
         serde_saphyr::from_multiple_with_options(&text, options)
             .map_err(|error| first_line(&error.to_string()))?
     };
-    let mut loaded = Loaded { gateways: Vec::new(), left_out: Vec::new() };
-    for document in documents {
-        let items = match (document.items, document.gateway.kind.as_str()) {
-            (Some(items), "List" | "GatewayList") => items,
-            (_, _) => vec![document.gateway],
-        };
-        for gateway in items {
-            if gateway.kind != KIND || gateway.api_version != API_VERSION {
-                let Gateway { kind, api_version, metadata, .. } = gateway;
-                loaded.left_out.push(format!("{kind} {} of {api_version:?} is left out", metadata.name));
-                continue;
-            }
-            let name = &gateway.metadata.name;
-            // Whose Gateway this is cannot be told: it may be one that is there already.
-            name.parse::<DomainName>().map_err(|error| format!("metadata.name: {error}"))?;
-            loaded.gateways.push(gateway);
+    let mut loaded = Loaded { gateways: Vec::new(), problems: Vec::new() };
+    for (gateway, unknown) in documents.into_iter().flat_map(|Document(objects)| objects) {
+        let Gateway { kind, api_version, metadata, .. } = &gateway;
+        let name = &metadata.name;
+        if kind != KIND || api_version != API_VERSION {
+            let what = format!("{kind} {name} of {api_version:?} is left out");
+            let remedy = format!("only Gateways of {API_VERSION} are read");
+            loaded.problems.push(Problem::new(object, what, remedy));
+            continue;
         }
+        // Whose Gateway this is cannot be told: it may be one that is there already.
+        name.parse::<DomainName>().map_err(|error| format!("metadata.name: {error}"))?;
+        if let Some(what) = unknown.told() {
+            let remedy = "correct the name; what a newer form of the resource has may stay";
+            loaded.problems.push(Problem::new(format!("{object}, Gateway {name}"), what, remedy));
+        }
+        loaded.gateways.push(gateway);
     }
     if loaded.gateways.is_empty() {
-        let what = loaded.left_out.into_iter().next().unwrap_or_else(|| "holds no document".to_owned());
-        return Err(what);
+        let left_out = loaded.problems.into_iter().next();
+        return Err(left_out.map_or_else(|| "holds no document".to_owned(), |problem| problem.what));
     }
     Ok(loaded)
 }

@@ -77,7 +77,7 @@ impl Watch {
                     events.iter().any(|event| event.mask.intersects(gone))
                 }
                 Err(error) => {
-                    warn!(%error, "watching the manifests failed; they are looked at each second");
+                    warn!(%error, directory = %self.directory.display(), "the directory could not be watched further: watched anew, or looked at each second");
                     true
                 }
             };
@@ -107,7 +107,7 @@ impl Watch {
         match watched {
             Ok(inotify) => (self.inotify, self.deaf) = (Some(inotify), None),
             Err(error) => {
-                debug!(%error, directory = %self.directory.display(), "not watched yet");
+                debug!(%error, directory = %self.directory.display(), "the directory is not watched yet");
                 self.deaf = refusal(error).map(|what| self.problem(what, error));
             }
         }

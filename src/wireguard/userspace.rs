@@ -66,7 +66,7 @@ impl Userspace {
     /// sends is of a session that is no more.
     fn speak_first(&self, device: Device, key: PublicKey, keepalive: u16) -> Result<(), Error> {
         let Some(endpoint) = self.heard.get(&(device, key)) else { return Ok(()) };
-        tracing::debug!(%device, %key, %endpoint, "spoken to where it was last heard");
+        tracing::debug!(%device, %key, %endpoint, "the peer is spoken to where it was last heard");
         // Keepalives that begin send one at once.
         let keepalives = |endpoint, seconds| PeerUpdate {
             exists: true,
@@ -129,7 +129,7 @@ impl Driver for Userspace {
         let removes = update.allowed.as_ref().is_some_and(|allowed| !allowed.remove.is_empty());
         match self.set(verb, device, &request::peer(key, update, single)) {
             Err(Error::Refused { source, .. }) if single && removes && is_invalid(&source) => {
-                tracing::debug!(%device, "it cannot take single allowed IPs away: they are replaced");
+                tracing::debug!(%device, "the tunnel cannot take single allowed IPs away: they are replaced");
                 self.replace_only.insert(device);
                 self.set(verb, device, &request::peer(key, update, false))?;
             }

@@ -24,6 +24,7 @@ pub fn domain(name: &str) -> Domain {
         metadata: Metadata { name: name.to_owned(), ..Metadata::default() },
         spec: GatewaySpec::default(),
         status: Some(GatewayStatus::default()),
+        file: String::new(),
     })
 }
 

@@ -11,7 +11,7 @@ use crate::kept::Kept;
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
-use crate::prefix::{Prefix, rank};
+use crate::prefix::{Family, Prefix, rank};
 use crate::problem::Problem;
 use crate::sorted::by_rank;
 use crate::view::{Domain, GatewayNode, Member, Subnets, View};
@@ -295,6 +295,7 @@ impl Topology {
                 let remedy = "use pod CIDRs apart from the networks of the nodes";
                 self.problems.extend(told.into_iter().map(|what| Problem::new(object(), what, remedy)));
             }
+            self.problems.extend(self.of_no_family(other_name, other));
             self.remotes.extend(allowed.iter().map(|prefix| (*prefix, path)));
             if self.role == Role::Gateway {
                 self.add_peer(other_name, other, link, allowed, links);
@@ -316,6 +317,22 @@ impl Topology {
             peer.allowed.sort();
         }
         self.peers.sort_by(|left, right| left.domain.cmp(&right.domain));
+    }
+
+    /// Tells of a domain that shares no family with the node: a packet needs a source of its own family and of the node's
+    /// prefixes, or the other end drops it.
+    fn of_no_family(&self, name: &DomainName, domain: &Domain) -> Option<Problem> {
+        let own = || self.own.iter().chain(&self.extra).copied();
+        let (here, there) = (own().next()?.family(), domain.prefixes().next()?.family());
+        let shared = Family::ALL.into_iter().any(|family| {
+            let of = |prefix: Prefix| prefix.family() == family;
+            own().any(of) && domain.prefixes().any(of)
+        });
+        let what = format!(
+            "has subnets of {there} alone, and this node of {here}: nothing of it is reached from here"
+        );
+        let remedy = "give nodes on both sides subnets of one family";
+        (!shared).then(|| Problem::new(format!("Gateway {name}"), what, remedy))
     }
 
     /// Adds what stays although no domain has it, by the path that it had.

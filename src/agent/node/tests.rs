@@ -21,7 +21,7 @@ fn member() -> (Node, Decision) {
     let facts = node.facts(&view);
     let decision = node.decide(&view, facts, true, &Desired::nothing());
     let converged = node.converge(&decision.desired);
-    assert!(converged.unsure.is_empty() && !converged.done.is_empty(), "{:?}", converged.unsure);
+    assert!(converged.unsure.is_none() && !converged.done.is_empty(), "{:?}", converged.unsure);
     (node, decision)
 }
 
@@ -40,7 +40,7 @@ fn what_a_dump_missed_is_read_again_and_not_done_for_ever() {
         let neighbour = *observed.neighbours.iter().next().unwrap().0;
         observed.neighbours.remove(&neighbour);
         let converged = node.converge(&decision.desired);
-        assert!(converged.unsure.is_empty(), "{:?}", converged.unsure);
+        assert!(converged.unsure.is_none(), "{:?}", converged.unsure);
         assert_eq!(converged.done.len(), 2, "{:?}", told(&converged));
         assert!(node.converge(&decision.desired).done.is_empty());
     });

@@ -185,3 +185,66 @@ fn a_bad_file_says_what_is_wrong_and_one_that_vanished_is_no_bad_one() {
     assert!(manifests.scan(&Heard::default()).problems.is_empty());
     assert_eq!(names(&manifests), ["good"]);
 }
+
+#[test]
+fn a_field_that_no_gateway_has_is_told_with_file_gateway_and_place() {
+    let (directory, mut manifests) = lab();
+    let node = |name: &str, address: &str| {
+        format!("  - {{ nodeName: {name}, {address}: 10.0.0.1, subnets: [10.1.0.0/24] }}\n")
+    };
+    let status = |address| format!("status:\n  nodes:\n{}{}", node("a", "privateIP"), node("b", address));
+    // What `kubectl get -o yaml` writes.
+    let kept = concat!(
+        "  uid: 1-2\n  labels: { a: b }\n  annotations: { c: d }\n  ownerReferences: []\n",
+        "  managedFields: [{ manager: x, fieldsV1: {} }]\n",
+        "spec:\n  nodeSelector: { matchLabels: {} }\n  proxyConfig: { Replicas: 1 }\n",
+        "  tunnelConfig: { Replicas: 1 }\n  exposeType: PublicIP\n",
+        "  endpoints:\n  - { nodeName: a, type: tunnel, port: 4500 }\n",
+    );
+    let good = format!("{}{kept}{}", gateway("one"), status("privateIP"));
+    assert_eq!(put(&directory, &mut manifests, "a.yaml", &good).problems, []);
+
+    let bad = format!("{}{}", good.replace("  endpoints:", "  endpoits:"), node("c", "privteIP"));
+    let text = format!("{}---\n{}{}", bad.replace("uid:", "uuid:"), gateway("two"), status("privteIP"));
+    let told = |scan: Scan| {
+        assert!(scan.changed);
+        let told = scan.problems.into_iter().map(|Problem { object, what, .. }| {
+            let (_, object) = object.split_once(&format!("file {}/", directory.path().display())).unwrap();
+            format!("{object}: {what}")
+        });
+        told.collect::<Vec<_>>()
+    };
+    let scan = put(&directory, &mut manifests, "a.yaml", &text);
+    let one = "unknown fields metadata.uuid, spec.endpoits, status.nodes[2].privteIP: not read";
+    assert_eq!(
+        told(scan),
+        [
+            format!("a.yaml, Gateway one: {one}"),
+            "a.yaml, Gateway two: unknown field status.nodes[1].privteIP: not read".to_owned()
+        ]
+    );
+    assert_eq!(names(&manifests), ["one", "two"], "it costs no Gateway");
+    let mut items = serde_json::to_value(demo()).unwrap();
+    items[1]["staus"] = items[1]["status"].take();
+    let nodes = items[0]["status"]["nodes"].as_array_mut().unwrap();
+    nodes.iter_mut().for_each(|node| node["Subnets"] = serde_json::json!([]));
+    let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "metadata": { "resourceVersion": "" }, "items": items });
+    let scan = put(&directory, &mut manifests, "a.json", &list.to_string());
+    let told = told(scan);
+    let cloud = "a.json, Gateway cloud: unknown field status.nodes[0].Subnets and 2 more like it: not read";
+    assert_eq!(told[..2], [cloud, "a.json, Gateway site: unknown field staus: not read"], "{told:?}");
+}
+
+#[test]
+fn a_bare_list_is_refused_with_what_to_write_instead() {
+    let (directory, mut manifests) = lab();
+    put(&directory, &mut manifests, "good.yaml", &gateway("good"));
+    let json = serde_json::to_string(&demo()).unwrap();
+    for (name, text) in [("bare.json", json.as_str()), ("bare.yaml", json.as_str()), ("empty.json", "[]")] {
+        let scan = put(&directory, &mut manifests, name, text);
+        let told = scan.problems.iter().find(|problem| problem.object.contains(name)).unwrap();
+        assert!(told.what.contains("as the `items` of a `kind: List`"), "{told}");
+        assert!(!told.what.contains('\n'), "{told}");
+    }
+    assert_eq!(names(&manifests), ["good"]);
+}

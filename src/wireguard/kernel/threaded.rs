@@ -12,9 +12,9 @@ use corax_core::object::Device;
 /// Sets a device so. Without it packets flow as well, so a refusal is only told.
 pub(super) fn enable(device: Device) {
     match try_enable(device) {
-        Ok(true) => tracing::debug!(%device, "threaded NAPI enabled"),
+        Ok(true) => tracing::debug!(%device, "the device has threaded NAPI now"),
         Ok(false) => {}
-        Err(error) => tracing::debug!(%device, %error, "no threaded NAPI"),
+        Err(error) => tracing::debug!(%device, %error, "the device has no threaded NAPI"),
     }
 }
 

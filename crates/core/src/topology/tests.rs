@@ -53,6 +53,25 @@ fn a_member_tells_of_no_path_where_its_gateway_has_none() {
 }
 
 #[test]
+fn a_domain_that_shares_no_family_with_a_node_is_told_once() {
+    let four = domain("four").node("f1", "10.0.0.1", &["10.1.0.0/24"]).node(
+        "f2",
+        "10.0.0.2",
+        &["10.1.1.0/24", "fd00:1:1::/64"],
+    );
+    let six =
+        domain("six").node("s1", "10.0.1.1", &["fd00:2::/64"]).node("s2", "10.0.1.2", &["fd00:2:1::/64"]);
+    let gateways: [Gateway; 2] =
+        [four.public("f1", "198.51.100.1").into(), six.public("s1", "198.51.100.2").into()];
+    let told = |node| of(&gateways, node).problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let so = "nothing of it is reached from here (give nodes on both sides subnets of one family)";
+    assert_eq!(told("f1"), [format!("Gateway six: has subnets of IPv6 alone, and this node of IPv4: {so}")]);
+    assert_eq!(told("f2"), [] as [&str; 0]);
+    // Of the other's nodes one has both.
+    assert_eq!(told("s1"), [] as [&str; 0]);
+}
+
+#[test]
 fn in_mesh_a_member_speaks_to_all() {
     let member = with(&demo(), "c2", &Facts::default(), |local| local.mesh = true);
     assert_eq!(names(&member.vteps), ["c1", "c3"]);

@@ -60,6 +60,7 @@ struct Asked {
 /// A Gateway, parsed.
 struct Parsed<'a> {
     name: DomainName,
+    file: &'a str,
     created: &'a str,
     members: Vec<Candidate>,
     gateways: Vec<GatewayNode>,
@@ -78,8 +79,14 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
                 continue;
             }
         };
-        if parsed.contains_key(&name) {
-            problems.push(Problem::new(object, "given twice, the first is used", "remove one"));
+        if let Some(first) = parsed.get(&name) {
+            let files = match (first.file, gateway.file.as_str()) {
+                ("", _) | (_, "") => String::new(),
+                (first, second) if first == second => format!(" in {first}"),
+                (first, second) => format!(", in {first} and in {second}"),
+            };
+            let what = format!("given twice{files}: the first is used");
+            problems.push(Problem::new(object, what, "remove one"));
             continue;
         }
         let before = previous.and_then(|view| view.domains.get(&name));
@@ -105,6 +112,7 @@ fn parse<'a>(
     let status = gateway.status.as_ref().filter(|status| !status.nodes.is_empty());
     let object = format!("Gateway {name}");
     let created = &gateway.metadata.creation_timestamp;
+    let file = &gateway.file;
     let had = before.filter(|domain| !domain.members.is_empty());
     let empty = |status: &GatewayStatus| status.active_endpoints.is_empty();
     if status.is_none() && (had.is_some() || !gateway.status.as_ref().is_some_and(empty)) {
@@ -122,7 +130,14 @@ fn parse<'a>(
     {
         let members = before.members.iter().map(|member| Candidate::kept(member, settings)).collect();
         let Domain { gateways, extra, .. } = before.clone();
-        return Parsed { name, created, members, gateways, extra: Asked { prefixes: extra, torn: false } };
+        return Parsed {
+            name,
+            file,
+            created,
+            members,
+            gateways,
+            extra: Asked { prefixes: extra, torn: false },
+        };
     }
     let nodes = status.map(|status| status.nodes.as_slice()).unwrap_or_default();
     let members = parse_members(&object, nodes, settings, before, problems);
@@ -134,7 +149,7 @@ fn parse<'a>(
         }
         None => Asked { prefixes: Vec::new(), torn: false },
     };
-    Parsed { name, created, members, gateways, extra }
+    Parsed { name, file, created, members, gateways, extra }
 }
 
 fn parse_members(
@@ -400,12 +415,16 @@ fn one_domain_a_node(
     if shared.is_empty() {
         return;
     }
+    let files: BTreeMap<DomainName, &str> =
+        parsed.iter().map(|(name, gateway)| (name.clone(), gateway.file)).collect();
+    let file = |name| files.get(name).filter(|file| !file.is_empty()).map(|file| format!(" ({file})"));
     for (name, gateway) in parsed.iter_mut() {
         gateway.members.retain(|member| {
             let home = homes.get(&member.node).expect("every member has a home");
             if home != name {
                 let object = format!("Gateway {name}, node {}", member.node);
-                let what = format!("is a member of Gateway {home} too, and left out here");
+                let [there, here] = [home, name].map(|name| file(name).unwrap_or_default());
+                let what = format!("is a member of Gateway {home}{there} too, and left out here{here}");
                 problems.push(Problem::new(object, what, "let one Gateway have it"));
             }
             home == name

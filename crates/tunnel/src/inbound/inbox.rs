@@ -116,7 +116,7 @@ impl<S: Sink> Inbox<S> {
     }
 
     fn failed(&self, error: &io::Error, packets: usize) {
-        tracing::debug!(%error, packets, "not written to the TUN device");
+        tracing::debug!(%error, packets, "packets could not be written to the TUN device");
         self.device.metrics.drop(Reason::WriteFailed, packets as u64);
     }
 }

@@ -222,7 +222,7 @@ impl Outbox {
             }
             _ => {}
         }
-        tracing::debug!(%error, endpoint = %address, "not sent");
+        tracing::debug!(%error, endpoint = %address, "a datagram was not sent");
         metrics.drop(Reason::SendFailed, train.messages as u64);
         1
     }
@@ -250,7 +250,7 @@ impl Outbox {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => {
-                    tracing::debug!(%error, endpoint = %train.endpoint.address, "not sent");
+                    tracing::debug!(%error, endpoint = %train.endpoint.address, "a datagram was not sent");
                     metrics.drop(Reason::SendFailed, 1);
                     1
                 }

@@ -1,0 +1,170 @@
+//! One document of a manifest: a Gateway, or a List of them. Fields that no Gateway has are heard of, and not read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use corax_core::api::{Gateway, GatewaySpec, GatewayStatus, Metadata};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_ignored::Path;
+
+/// What Kubernetes keeps in `metadata` and Corax does not read.
+const METADATA: [&str; 13] = [
+    "clusterName",
+    "deletionGracePeriodSeconds",
+    "deletionTimestamp",
+    "finalizers",
+    "generateName",
+    "generation",
+    "labels",
+    "managedFields",
+    "namespace",
+    "ownerReferences",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// What the controller reads of `spec`, and Corax does not.
+const SPEC: [&str; 3] = ["nodeSelector", "proxyConfig", "tunnelConfig"];
+
+/// How many unknown fields of a Gateway are told by name.
+const TOLD: usize = 8;
+
+/// A document's objects, each with the fields of it that are not known.
+pub(super) struct Document(pub(super) Vec<(Gateway, Unknown)>);
+
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut ignored = Vec::new();
+        let Top(form) = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)))?;
+        if let (Some(items), Some("List" | "GatewayList")) = (form.items, form.kind.as_deref()) {
+            let mut objects: Vec<_> =
+                items.into_iter().map(|gateway| (gateway, Unknown::default())).collect();
+            for field in &ignored {
+                if let [Step::Field(_), Step::At(number), field @ ..] = field.as_slice()
+                    && let Some((_, unknown)) = objects.get_mut(*number)
+                {
+                    unknown.add(field);
+                }
+            }
+            return Ok(Self(objects));
+        }
+        let gateway = Gateway {
+            api_version: form.api_version.unwrap_or_default(),
+            kind: form.kind.unwrap_or_default(),
+            metadata: form.metadata.unwrap_or_default(),
+            spec: form.spec.unwrap_or_default(),
+            status: form.status,
+            ..Gateway::default()
+        };
+        let mut unknown = Unknown::default();
+        ignored.iter().for_each(|field| unknown.add(field));
+        Ok(Self(vec![(gateway, unknown)]))
+    }
+}
+
+/// Fields that are not known, of each place in the resource the first.
+#[derive(Default)]
+pub(super) struct Unknown(BTreeMap<String, (String, usize)>);
+
+impl Unknown {
+    fn add(&mut self, field: &[Step]) {
+        if let [Step::Field(parent), Step::Field(name)] = field {
+            match parent.as_str() {
+                "metadata" if METADATA.contains(&name.as_str()) => return,
+                "spec" if SPEC.contains(&name.as_str()) => return,
+                _ => {}
+            }
+        }
+        let (mut place, mut text) = (String::new(), String::new());
+        for step in field {
+            match step {
+                Step::Field(name) => {
+                    let dot = if text.is_empty() { "" } else { "." };
+                    text.push_str(&format!("{dot}{name}"));
+                    place.push_str(&format!("{dot}{name}"));
+                }
+                Step::At(number) => {
+                    text.push_str(&format!("[{number}]"));
+                    place.push_str("[]");
+                }
+            }
+        }
+        self.0.entry(place).or_insert((text, 0)).1 += 1;
+    }
+
+    /// What is to be told of them, if there are any.
+    pub(super) fn told(&self) -> Option<String> {
+        let name = |(first, count): &(String, usize)| match count {
+            1 => first.clone(),
+            count => format!("{first} and {} more like it", count - 1),
+        };
+        let mut names: Vec<String> = self.0.values().take(TOLD).map(name).collect();
+        let more = self.0.len() - names.len();
+        names.extend((more > 0).then(|| format!("{more} more")));
+        let fields = if self.0.len() == 1 { "unknown field" } else { "unknown fields" };
+        (!names.is_empty()).then(|| format!("{fields} {}: not read", names.join(", ")))
+    }
+}
+
+/// A step from a document's top to a field.
+enum Step {
+    Field(String),
+    At(usize),
+}
+
+fn steps(path: &Path<'_>) -> Vec<Step> {
+    let (parent, step) = match path {
+        Path::Root => return Vec::new(),
+        Path::Seq { parent, index } => (parent, Some(Step::At(*index))),
+        Path::Map { parent, key } => (parent, Some(Step::Field(key.clone()))),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            (parent, None)
+        }
+    };
+    let mut steps = steps(parent);
+    steps.extend(step);
+    steps
+}
+
+/// What a document holds, whichever of both it is.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Form {
+    api_version: Option<String>,
+    kind: Option<String>,
+    metadata: Option<Metadata>,
+    spec: Option<GatewaySpec>,
+    status: Option<GatewayStatus>,
+    items: Option<Vec<Gateway>>,
+}
+
+/// The top of a document, which is a map.
+struct Top(Form);
+
+impl<'de> Deserialize<'de> for Top {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TopVisitor)
+    }
+}
+
+struct TopVisitor;
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = Top;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a Gateway, or a List of them")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Top, A::Error> {
+        Form::deserialize(MapAccessDeserializer::new(map)).map(Top)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Top, A::Error> {
+        Err(A::Error::custom(
+            "a bare list is not read: write its Gateways as documents of their own, or as the `items` of a `kind: List`",
+        ))
+    }
+}
