@@ -9,6 +9,7 @@ mod await_;
 #[path = "../chance.rs"]
 mod chance;
 mod clock;
+mod control;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;
