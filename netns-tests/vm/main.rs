@@ -16,6 +16,7 @@ mod modes;
 #[path = "../mtu.rs"]
 mod mtu;
 mod netem;
+mod networkd;
 #[path = "../objects.rs"]
 mod objects;
 #[path = "../raven.rs"]
