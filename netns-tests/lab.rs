@@ -100,6 +100,11 @@ impl Node {
         format!("fd00:10:{:x}:{:x}::/64", self.network, self.number)
     }
 
+    /// The address of the bridge that the pod is behind.
+    pub const fn bridge4(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 100 + self.network, self.number, 1))
+    }
+
     /// The node's pod-side IPv4 address: the first of its pods.
     pub const fn side4(&self) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 100 + self.network, self.number, 0))
@@ -200,6 +205,16 @@ impl Lab {
     /// Ends the agent of a node.
     pub fn end_agent(&mut self, name: &str, signal: nix::sys::signal::Signal) {
         self.agents.remove(name).expect("it runs").end(signal);
+    }
+
+    /// Takes from a node what a power cut does: its agent, and all that Corax has in the kernel.
+    pub fn lose_power(&mut self, name: &str) {
+        self.end_agent(name, nix::sys::signal::Signal::SIGKILL);
+        self.node(name).space.sh("for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done
+             ip link del raven0; ip link del raven-wg0 2>/dev/null; nft delete table inet corax
+             for t in 9026 9027 9028 9029; do ip route flush table $t; ip -6 route flush table $t; done 2>/dev/null
+             for f in -4 -6; do ip $f rule flush; ip $f rule add lookup main prio 32766; done
+             ip nexthop flush; ip rule add lookup default prio 32767; rm -rf /run/wireguard/*");
     }
 
     /// Sends a signal to the agent of a node.
@@ -464,7 +479,7 @@ fn build_node(network: u8, number: u8, plan: &Plan, router: &Space, lan: &str) -
     ));
     let nodad = if plan.ipv6 { " nodad" } else { "" };
     let (length, gateway) = if plan.ipv6 { (64, "fe80::1 dev eth0") } else { (24, &*format!("{lan}.254")) };
-    let (bridge4, bridge6) = (node.pods4().replace(".0/24", ".1"), node.pods6().replace("::/64", "::1"));
+    let (bridge4, bridge6) = (node.bridge4(), node.pods6().replace("::/64", "::1"));
     node.space.ip(&format!(
         "link set eth0 address {mac} up
          address add {address}/{length} dev eth0{nodad}

@@ -89,7 +89,7 @@ fn a_tunnel_goes_on_when_the_nat_gives_it_another_port() {
     });
     let count = flow.stop();
     // What came back to the old port is lost, and no more: less than a second.
-    assert!(count.lost.len() <= 50, "{} of {} lost", count.lost.len(), count.sent);
+    assert!(count.lost.len() <= 50, "{} of {} lost", count.lost.len(), count.sent.len());
     Flow::start(&cloud.pod, site.pod4(), Duration::from_millis(20)).lost_nothing();
 }
 

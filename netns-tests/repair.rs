@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::agent::SOON;
+use crate::agent::{SOON, await_ready};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{concerns, difference, ours};
 use crate::space::{Process, Space};
 
-/// How often each is done to each node; `CORAX_REPAIRS` says otherwise.
+/// How often each is done to each node; `CORAX_TIMES` says otherwise.
 const TIMES: usize = 20;
 
 /// What systemd-networkd does at each reload to what it does not know: rules and routes by protocol, nexthops.
@@ -36,7 +36,7 @@ fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_t
         lab.node("cloud-2").pod4()
     );
     let kinds = [("a reload", RELOAD), ("another MAC", UDEV), ("an uplink that flaps", &flaps)];
-    let repairs = std::env::var("CORAX_REPAIRS").map_or(TIMES, |text| text.parse().expect("a number"));
+    let repairs = std::env::var("CORAX_TIMES").map_or(TIMES, |text| text.parse().expect("a number"));
     for (name, role) in [("site-1", "gateway"), ("site-2", "member")] {
         let space = &lab.node(name).space;
         let changes = Changes::listen(space, lab.scratch());
@@ -58,6 +58,44 @@ fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_t
             eventually(&format!("{what} on {name}: repaired"), SOON, || same(&all, &ours(space)));
             tell(&format!("{what}, {role}"), times);
         }
+    }
+    lab.everyone_reaches_everyone();
+}
+
+/// udev by a rule, or a person, gives the uplink another address: while it is up, while it is down, and before the agent of a boot
+/// that has nobody to ask.
+#[test]
+fn an_uplink_with_another_mac_takes_nothing_along_and_changes_no_identity() {
+    let mut lab = Lab::start(&[Plan::public("cloud", 1), Plan::nat("site", 2).mesh()]);
+    lab.serve();
+    lab.await_tunnels();
+    let nowhere = lab.scratch().join("nowhere");
+    for (name, last) in [("site-1", 1), ("site-2", 2)] {
+        let before = ours(&lab.node(name).space);
+        let changed = |lab: &Lab, what: &str| {
+            eventually(&format!("{name}, {what}: all is as it was"), SOON, || {
+                same(&before, &ours(&lab.node(name).space))
+            });
+            // Who spoke last is known by its new address.
+            for other in lab.nodes().iter().filter(|other| other.name != name) {
+                eventually(&format!("{name}, {what}: reaches {}", other.name), SOON, || {
+                    lab.node(name).pod.try_run(&format!("ping -n -q -c 1 -W 1 {}", other.pod4()))
+                });
+            }
+        };
+        lab.node(name).space.run(&format!("ip link set eth0 address 02:00:00:00:97:0{last}"));
+        changed(&lab, "another MAC");
+        lab.node(name).space.ip(&format!(
+            "link set eth0 down
+link set eth0 address 02:00:00:00:98:0{last}"
+        ));
+        lab.bring_up(name);
+        changed(&lab, "another MAC while it was down");
+        lab.lose_power(name);
+        lab.node(name).space.run(&format!("ip link set eth0 address 02:00:00:00:99:0{last}"));
+        lab.start_agent_from(name, &nowhere, &[]);
+        await_ready(&lab.node(name).space);
+        changed(&lab, "a boot with another MAC");
     }
     lab.everyone_reaches_everyone();
 }

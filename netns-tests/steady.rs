@@ -171,14 +171,8 @@ fn an_agent_whose_manifests_are_gone_brings_its_node_back_from_the_snapshot() {
     let mut lab = three_domains();
     for name in ["cloud-1", "site-2"] {
         let before = ours(&lab.node(name).space);
-        lab.end_agent(name, Signal::SIGKILL);
-        let space = &lab.node(name).space;
-        // As after a reboot: nothing of it is in the kernel, and the source of Gateways is not there.
-        space.sh("for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done
-             ip link del raven0; ip link del raven-wg0 2>/dev/null; nft delete table inet corax
-             for t in 9026 9027 9028 9029; do ip route flush table $t; ip -6 route flush table $t; done 2>/dev/null
-             for f in -4 -6; do ip $f rule flush; ip $f rule add lookup main prio 32766; done
-             ip nexthop flush; ip rule add lookup default prio 32767; rm -rf /run/wireguard/*");
+        // The source of Gateways is not there either.
+        lab.lose_power(name);
         let nowhere = lab.scratch().join("nowhere");
         lab.start_agent_from(name, &nowhere, &[]);
         let space = &lab.node(name).space;

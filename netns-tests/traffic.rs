@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -155,7 +155,7 @@ pub fn fetch(from: &Space, to: SocketAddr, bytes: u64) -> Result<IpAddr, String>
 /// Numbered UDP packets to an echo server, at a steady pace.
 pub struct Flow {
     ended: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
+    sent: Arc<Mutex<Vec<Instant>>>,
     received: Arc<Mutex<BTreeSet<u64>>>,
     sender: Option<JoinHandle<()>>,
     receiver: Option<JoinHandle<()>>,
@@ -165,10 +165,12 @@ pub struct Flow {
 /// What became of a flow.
 #[derive(Debug)]
 pub struct Count {
-    /// Packets sent.
-    pub sent: u64,
-    /// Their numbers that never came back.
-    pub lost: Vec<u64>,
+    /// From where to where.
+    pub name: String,
+    /// When each packet was sent, in the order of their numbers.
+    pub sent: Vec<Instant>,
+    /// Numbers of those that never came back.
+    pub lost: Vec<usize>,
 }
 
 impl Flow {
@@ -193,7 +195,7 @@ impl Flow {
             })
         });
         let ended = Arc::new(AtomicBool::new(false));
-        let sent = Arc::new(AtomicU64::new(0));
+        let sent = Arc::new(Mutex::new(Vec::new()));
         let received = Arc::new(Mutex::new(BTreeSet::new()));
         let sender = std::thread::spawn({
             let socket = socket.try_clone().expect("a socket may be shared");
@@ -208,18 +210,31 @@ impl Flow {
     }
 
     /// Packets sent until now.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+    pub fn sent(&self) -> usize {
+        self.sent.lock().expect("nobody panicked").len()
+    }
+
+    /// What became until now of the packets that were sent that long ago or longer.
+    pub fn count(&self, ago: Duration) -> Count {
+        let now = Instant::now();
+        let mut sent = self.sent.lock().expect("nobody panicked").clone();
+        sent.truncate(sent.partition_point(|at| now.duration_since(*at) >= ago));
+        let received = self.received.lock().expect("nobody panicked");
+        let lost = (0..sent.len()).filter(|number| !received.contains(&(*number as u64))).collect();
+        Count { name: self.name.clone(), sent, lost }
     }
 
     /// Stops it, and waits for what is under way.
     pub fn stop(mut self) -> Count {
-        self.ended.store(true, Ordering::Relaxed);
+        self.end();
         self.sender.take().expect("once").join().expect("the sender does not panic");
         self.receiver.take().expect("once").join().expect("the receiver does not panic");
-        let sent = self.sent();
-        let received = self.received.lock().expect("nobody panicked");
-        Count { sent, lost: (0..sent).filter(|number| !received.contains(number)).collect() }
+        self.count(Duration::ZERO)
+    }
+
+    /// Sends no more; what is under way still comes back.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// Stops it: nothing was lost.
@@ -234,18 +249,16 @@ impl Flow {
 pub fn none_lost_anything(flows: Vec<Flow>) {
     // However short the test, there was something to lose.
     std::thread::sleep(Duration::from_millis(300));
-    for flow in &flows {
-        flow.ended.store(true, Ordering::Relaxed);
-    }
+    flows.iter().for_each(Flow::end);
     let mut failures = Vec::new();
     for flow in flows {
-        let name = flow.name.clone();
-        let Count { sent, lost } = flow.stop();
-        assert!(sent > 0, "{name}: nothing was sent");
+        let Count { name, sent, lost } = flow.stop();
+        assert!(!sent.is_empty(), "{name}: nothing was sent");
         if !lost.is_empty() {
             failures.push(format!(
-                "{name}: {} of {sent} lost, from {:?} to {:?}",
+                "{name}: {} of {} lost, from {:?} to {:?}",
                 lost.len(),
+                sent.len(),
                 lost.first(),
                 lost.last()
             ));
@@ -260,10 +273,13 @@ impl Drop for Flow {
     }
 }
 
-fn send(socket: &UdpSocket, every: Duration, ended: &AtomicBool, sent: &AtomicU64) {
+fn send(socket: &UdpSocket, every: Duration, ended: &AtomicBool, sent: &Mutex<Vec<Instant>>) {
     let mut next = Instant::now();
-    while !ended.load(Ordering::Relaxed) {
-        let number = sent.fetch_add(1, Ordering::Relaxed);
+    for number in 0_u64.. {
+        if ended.load(Ordering::Relaxed) {
+            return;
+        }
+        sent.lock().expect("nobody panicked").push(Instant::now());
         // An error is what an earlier packet met: the number stays missing.
         let _ = socket.send(&number.to_be_bytes());
         // Who was held up makes up for no more than a few packets: a burst would overflow a queue on the way.

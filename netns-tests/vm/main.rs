@@ -9,12 +9,14 @@ mod await_;
 #[path = "../chance.rs"]
 mod chance;
 mod clock;
+mod control;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;
 #[path = "../mtu.rs"]
 mod mtu;
 mod netem;
+mod networkd;
 #[path = "../objects.rs"]
 mod objects;
 #[path = "../raven.rs"]

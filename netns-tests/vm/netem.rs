@@ -3,16 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
-use crate::agent::{await_ready, metric};
+use crate::agent::metric;
 use crate::lab::Lab;
-use crate::restart::{control, flows, lost_no_more};
+use crate::restart::restarted_beside_traffic;
 use crate::traffic::{PORT, fetch};
 use crate::two_domains;
-
-/// Slow enough that an emulated machine keeps no queue of its own.
-const STEP: Duration = Duration::from_millis(20);
 
 /// Makes the line between a domain and the internet bad, both ways.
 fn spoil(lab: &Lab, how: &str) {
@@ -24,16 +19,7 @@ fn spoil(lab: &Lab, how: &str) {
 fn restarts_lose_nothing_on_a_line_that_delays_and_reorders() {
     let mut lab = two_domains();
     spoil(&lab, "delay 40ms 10ms reorder 25% 50%");
-    let flows = flows(&lab, STEP);
-    let control = control(&lab, STEP);
-    for name in ["site-1", "cloud-1", "site-1"] {
-        lab.end_agent(name, Signal::SIGKILL);
-        lab.start_agent(name, &["--wireguard", "kernel"]);
-        await_ready(&lab.node(name).space);
-        assert_eq!(metric(&lab.node(name).space, "corax_changes_total", &[]), 0.0, "{name}");
-    }
-    std::thread::sleep(Duration::from_secs(2));
-    lost_no_more(flows, control);
+    restarted_beside_traffic(&mut lab);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A node on which Raven runs: Corax goes on with its tunnel as it is, and takes the rest away once its own stands.
 
 use crate::agent::{CORAX, await_ready, problems, status};
+use crate::control::Traffic;
 use crate::lab::{Lab, Plan};
 use crate::raven;
-use crate::restart::{STEP, control, lost_no_more};
+use crate::restart::STEP;
 use crate::traffic::Flow;
 use crate::{is_kernels, names};
 
@@ -26,7 +27,7 @@ fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
     let (cloud, site) = (lab.node("cloud-1"), lab.node("site-1"));
     let step = Duration::from_millis(4);
     let flows = vec![Flow::start(&site.pod, cloud.pod4(), step), Flow::start(&cloud.pod, site.pod4(), step)];
-    let control = control(&lab, STEP);
+    let mut traffic = Traffic::new(&lab, flows);
     let index = |lab: &Lab, name: &str| lab.node(name).space.run("cat /sys/class/net/raven-wg0/ifindex");
     let before = (index(&lab, "cloud-1"), index(&lab, "site-1"));
 
@@ -37,12 +38,13 @@ fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
     lab.declare();
     lab.write();
     for name in names(&lab) {
-        lab.start_agent(&name, &[]);
-        await_ready(&lab.node(&name).space);
+        traffic.beside(|| {
+            lab.start_agent(&name, &[]);
+            await_ready(&lab.node(&name).space);
+        });
     }
-    std::thread::sleep(Duration::from_secs(1));
 
-    lost_no_more(flows, control);
+    traffic.lost_nothing();
     for (name, key) in ["cloud-1", "site-1"].iter().zip(&keys) {
         let space = &lab.node(name).space;
         is_kernels(space);
@@ -66,7 +68,7 @@ fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
     lab.serve();
     let pairs = [("site-1", "cloud-1"), ("site-2", "cloud-2"), ("cloud-2", "site-2"), ("cloud-2", "site-1")];
     let flows = pairs.map(|(from, to)| Flow::start(&lab.node(from).pod, lab.node(to).pod4(), STEP)).into();
-    let control = control(&lab, STEP);
+    let mut traffic = Traffic::new(&lab, flows);
     lab.declare();
     lab.write();
     for name in ["site-2", "cloud-1", "cloud-2", "site-1"] {
@@ -74,15 +76,15 @@ fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
         for part in ["RAVEN-MARK-CHAIN", "raven-mark-set", "matchall"] {
             assert!(before.contains(part), "{name}: {part} is not in {before}");
         }
-        lab.start_agent(name, &["--vtep-identity", "node-ip"]);
+        traffic.beside(|| {
+            lab.start_agent(name, &["--vtep-identity", "node-ip"]);
+            await_ready(&lab.node(name).space);
+        });
         let space = &lab.node(name).space;
-        await_ready(space);
         assert_eq!(raven::left(space), "", "{name}");
         assert!(!problems(space).contains("Raven"), "{}", status(space));
-        // Packets go by the new path for a while before the next node changes.
-        std::thread::sleep(Duration::from_secs(1));
     }
-    lost_no_more(flows, control);
+    traffic.lost_nothing();
     for name in ["cloud-1", "site-1"] {
         is_kernels(&lab.node(name).space);
     }

@@ -1,0 +1,321 @@
+//! Losses that are Corax's. A guest on a busy machine drops packets of whomever it likes, so what flows lose counts in those
+//! seconds alone in which control flows, that Corax does not touch, lose nothing, and the kernel tells of no packet that it dropped
+//! as it could not keep up; and there must be enough of such seconds.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::lab::Lab;
+use crate::traffic::{Count, Flow, Server};
+
+/// What is judged as one.
+const PIECE: Duration = Duration::from_secs(1);
+
+/// Packets that a control has sent in a piece at least; a piece in which it sent fewer is nobody's.
+const LEAST: usize = 8;
+
+/// How far apart packets of a control are.
+const STEP: Duration = Duration::from_millis(32);
+
+/// What has not come back after so long is taken for lost as long as the flows go on.
+const LATE: Duration = Duration::from_secs(3);
+
+/// Flows, and their controls.
+pub(crate) struct Traffic {
+    began: Instant,
+    flows: Vec<Flow>,
+    controls: Vec<Flow>,
+    overruns: Overruns,
+    happened: Vec<Range<Instant>>,
+    _servers: Vec<Server>,
+}
+
+impl Traffic {
+    /// Adds controls to flows of pods: from a router to the other domain's gateway, over the lines that tunnels go by, and from
+    /// every pod to its own node.
+    pub(crate) fn new(lab: &Lab, flows: Vec<Flow>) -> Self {
+        let servers = lab.nodes().iter().map(|node| Server::start(&node.space)).collect();
+        let line = Flow::start(lab.router("site"), lab.public("cloud"), STEP);
+        let own = lab.nodes().iter().map(|node| Flow::start(&node.pod, node.bridge4(), STEP));
+        let controls = std::iter::once(line).chain(own).collect();
+        Self::of(flows, controls, servers)
+    }
+
+    fn of(flows: Vec<Flow>, controls: Vec<Flow>, servers: Vec<Server>) -> Self {
+        let overruns = Overruns::watch();
+        Self { began: Instant::now(), flows, controls, overruns, happened: Vec::new(), _servers: servers }
+    }
+
+    /// Does what the flows must not notice, with seconds before and behind it that can be judged.
+    pub(crate) fn beside(&mut self, what: impl FnOnce()) {
+        std::thread::sleep((self.began + 2 * PIECE).saturating_duration_since(Instant::now()));
+        let from = Instant::now();
+        what();
+        self.happened.push(from..Instant::now());
+        std::thread::sleep(2 * PIECE);
+    }
+
+    /// Packets of the flows until now, their answers included.
+    pub(crate) fn sent(&self) -> usize {
+        2 * self.flows.iter().map(Flow::sent).sum::<usize>()
+    }
+
+    /// What can be said by now, while the flows go on.
+    pub(crate) fn so_far(&self) -> Judgement {
+        let counts = |flows: &[Flow]| -> Vec<Count> { flows.iter().map(|flow| flow.count(LATE)).collect() };
+        let witnesses = Witnesses { controls: counts(&self.controls), overruns: self.overruns.so_far() };
+        judge(self.began, &witnesses, &counts(&self.flows), &self.happened)
+    }
+
+    /// Ends the flows.
+    pub(crate) fn stop(self) -> Judgement {
+        self.flows.iter().chain(&self.controls).for_each(Flow::end);
+        let counts = |flows: Vec<Flow>| -> Vec<Count> { flows.into_iter().map(Flow::stop).collect() };
+        let (flows, controls) = (counts(self.flows), counts(self.controls));
+        judge(self.began, &Witnesses { controls, overruns: self.overruns.so_far() }, &flows, &self.happened)
+    }
+
+    /// Ends the flows: nothing was lost, and most of what happened did so before witnesses.
+    #[track_caller]
+    pub(crate) fn lost_nothing(self) {
+        let sent = self.sent();
+        let (all, judgement) = (self.happened.len(), self.stop());
+        judgement.nothing_lost();
+        assert!(
+            2 * judgement.packets >= sent && 2 * judgement.happened >= all,
+            "this machine is too busy to tell: of {sent} packets and {all} happenings: {judgement:?}"
+        );
+    }
+}
+
+/// Moments at which the kernel had dropped packets since the look before, since too many waited for a processor. It counts them for
+/// all namespaces as one, by no device of anybody's.
+struct Overruns {
+    ended: Arc<AtomicBool>,
+    moments: Arc<Mutex<Vec<Instant>>>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Overruns {
+    fn watch() -> Self {
+        let (ended, moments) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let watcher = std::thread::spawn({
+            let (ended, moments) = (ended.clone(), moments.clone());
+            move || {
+                let mut before = dropped();
+                while !ended.load(Ordering::Relaxed) {
+                    std::thread::sleep(PIECE / 10);
+                    let now = dropped();
+                    if now != before {
+                        moments.lock().expect("nobody panicked").push(Instant::now());
+                    }
+                    before = now;
+                }
+            }
+        });
+        Self { ended, moments, watcher: Some(watcher) }
+    }
+
+    fn so_far(&self) -> Vec<Instant> {
+        self.moments.lock().expect("nobody panicked").clone()
+    }
+}
+
+impl Drop for Overruns {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        let _ = self.watcher.take().map(JoinHandle::join);
+    }
+}
+
+/// Packets that the kernel had no room for until now: the second column, a line for each processor.
+fn dropped() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").expect("there is a network");
+    let second = |line: &str| u64::from_str_radix(line.split(' ').nth(1)?, 16).ok();
+    text.lines().filter_map(second).sum()
+}
+
+/// By whom the machine is known.
+struct Witnesses {
+    controls: Vec<Count>,
+    overruns: Vec<Instant>,
+}
+
+/// What is known of the pieces in which the machine lost nothing.
+#[derive(Debug)]
+pub(crate) struct Judgement {
+    /// Packets of the flows that were sent in them, and their answers.
+    pub(crate) packets: usize,
+    /// Happenings of which no part was in another piece.
+    pub(crate) happened: usize,
+    /// What flows lost in them.
+    lost: Vec<String>,
+    /// Packets that controls lost in the others.
+    spared: usize,
+    /// How often the kernel dropped packets in the others.
+    overruns: usize,
+}
+
+impl Judgement {
+    #[track_caller]
+    pub(crate) fn nothing_lost(&self) {
+        assert!(self.lost.is_empty(), "lost while the machine lost nothing: {}", self.lost.join("\n"));
+    }
+}
+
+/// Judges flows by their controls.
+fn judge(began: Instant, witnesses: &Witnesses, flows: &[Count], happened: &[Range<Instant>]) -> Judgement {
+    let clean = clean(began, witnesses);
+    let mut judgement = Judgement {
+        packets: 0,
+        happened: 0,
+        lost: Vec::new(),
+        spared: witnesses.controls.iter().map(|control| control.lost.len()).sum(),
+        overruns: witnesses.overruns.len(),
+    };
+    for flow in flows {
+        let counts = |number: &usize| clean.contains(&piece(began, flow.sent[*number]));
+        judgement.packets += 2 * (0..flow.sent.len()).filter(counts).count();
+        let lost: Vec<usize> = flow.lost.iter().copied().filter(counts).collect();
+        if let (Some(first), Some(last)) = (lost.first(), lost.last()) {
+            let at = [first, last].map(|number| flow.sent[*number].saturating_duration_since(began));
+            judgement.lost.push(format!(
+                "{}: {} of {}, from {first} at {:?} to {last} at {:?}",
+                flow.name,
+                lost.len(),
+                flow.sent.len(),
+                at[0],
+                at[1]
+            ));
+        }
+    }
+    let within = |what: &&Range<Instant>| {
+        (piece(began, what.start)..=piece(began, what.end)).all(|number| clean.contains(&number))
+    };
+    judgement.happened = happened.iter().filter(within).count();
+    judgement
+}
+
+/// Pieces in which every control sent and none lost, nor did the kernel, nor in those beside: a machine that stalls does so over a boundary, and who
+/// was held up by it is late. So the first and the last are none.
+fn clean(began: Instant, witnesses: &Witnesses) -> BTreeSet<u128> {
+    let calm = |control: &Count| -> BTreeSet<u128> {
+        let pieces = control.sent.chunk_by(|one, next| piece(began, *one) == piece(began, *next));
+        let busy = pieces.filter(|piece| piece.len() >= LEAST).filter_map(|sent| sent.first());
+        let mut calm: BTreeSet<u128> = busy.map(|at| piece(began, *at)).collect();
+        for number in &control.lost {
+            calm.remove(&piece(began, control.sent[*number]));
+        }
+        calm
+    };
+    let mut all = witnesses.controls.iter().map(calm).reduce(|one, other| &one & &other).unwrap_or_default();
+    for at in &witnesses.overruns {
+        all.remove(&piece(began, *at));
+    }
+    all.iter().copied().filter(|at| *at > 0 && all.contains(&(at - 1)) && all.contains(&(at + 1))).collect()
+}
+
+fn piece(began: Instant, at: Instant) -> u128 {
+    at.saturating_duration_since(began).as_millis() / PIECE.as_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::Space;
+
+    /// A flow of ten seconds that sends each 20 ms and loses what was sent in these milliseconds.
+    fn flow(began: Instant, lost: Range<u64>) -> Count {
+        let at: Vec<u64> = (0..500).map(|number| number * 20).collect();
+        Count {
+            name: "a flow".to_owned(),
+            sent: at.iter().map(|at| began + Duration::from_millis(*at)).collect(),
+            lost: (0..500).filter(|number| lost.contains(&at[*number])).collect(),
+        }
+    }
+
+    fn witnesses<const N: usize>(controls: [Count; N]) -> Witnesses {
+        Witnesses { controls: controls.into(), overruns: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_lost_while_the_controls_lose_nothing_is_told() {
+        let began = Instant::now();
+        let judgement =
+            judge(began, &witnesses([flow(began, 0..0), flow(began, 0..0)]), &[flow(began, 5000..5001)], &[]);
+        // All but the first second and the last.
+        assert_eq!(judgement.packets, 2 * 8 * 50);
+        assert!(judgement.lost[0].starts_with("a flow: 1 of 500, from 250 at 5s to 250"), "{judgement:?}");
+    }
+
+    #[test]
+    fn a_second_in_which_any_control_loses_something_is_nobodys_nor_are_those_beside() {
+        let began = Instant::now();
+        let controls = witnesses([flow(began, 0..0), flow(began, 5500..5501)]);
+        let judged = |lost| judge(began, &controls, &[flow(began, lost)], &[]);
+        assert_eq!(judged(0..1).packets, 2 * 5 * 50);
+        judged(4000..7000).nothing_lost();
+        for lost in [3980..3981, 7000..7001] {
+            assert!(!judged(lost).lost.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_second_in_which_a_control_hardly_sends_is_nobodys() {
+        let began = Instant::now();
+        let mut control = flow(began, 0..0);
+        control.sent.drain(250..293);
+        assert_eq!(judge(began, &witnesses([control]), &[flow(began, 0..0)], &[]).packets, 2 * 5 * 50);
+    }
+
+    #[test]
+    fn a_second_in_which_the_kernel_dropped_packets_is_nobodys() {
+        let began = Instant::now();
+        let overruns = vec![began + Duration::from_millis(5500)];
+        let witnesses = Witnesses { overruns, ..witnesses([flow(began, 0..0)]) };
+        judge(began, &witnesses, &[flow(began, 4000..7000)], &[]).nothing_lost();
+    }
+
+    #[test]
+    fn what_happened_counts_where_all_of_it_did_so_before_witnesses() {
+        let began = Instant::now();
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        let happened = [at(1)..at(2), at(2)..at(4), at(7)..at(8), at(8)..at(9)];
+        assert_eq!(judge(began, &witnesses([flow(began, 5000..5001)]), &[], &happened).happened, 2);
+    }
+
+    #[test]
+    fn a_route_that_is_gone_for_a_fifth_of_a_second_is_seen() {
+        let (near, far) = (Space::new("near"), Space::new("far"));
+        near.ip(&format!(
+            "link add line type veth peer name line netns {}
+             address add 192.0.2.1/24 dev line
+             address add 198.51.100.1/24 dev line
+             link set line up",
+            far.net().display()
+        ));
+        far.ip("address add 192.0.2.2/24 dev line
+             address add 198.51.100.2/24 dev line
+             link set line up");
+        let server = Server::start(&far);
+        let [judged, control] = [[198, 51, 100, 2], [192, 0, 2, 2]]
+            .map(|to| Flow::start(&near, IpAddr::from(to), Duration::from_millis(16)));
+        let mut traffic = Traffic::of(vec![judged], vec![control], vec![server]);
+        // On a busy machine, until it is quiet for as long as it takes.
+        while traffic.so_far().happened == 0 {
+            std::thread::sleep(Duration::from_secs(2));
+            traffic.beside(|| {
+                near.ip("route del 198.51.100.0/24 dev line");
+                std::thread::sleep(Duration::from_millis(200));
+                near.ip("route add 198.51.100.0/24 dev line src 198.51.100.1");
+            });
+        }
+        let judgement = traffic.stop();
+        assert!(!judgement.lost.is_empty(), "{judgement:?}");
+    }
+}
