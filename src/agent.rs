@@ -21,7 +21,7 @@ use crate::config::{AdminArgs, NodeArgs};
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::source::snapshot::Snapshot;
-use crate::{state, wireguard};
+use crate::{memory, state, wireguard};
 
 pub(crate) mod alone;
 pub(crate) mod inbox;
@@ -91,6 +91,7 @@ pub(crate) fn epoch() -> u64 {
 /// own layer.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
+    memory::share();
     let (_claim, unclaimed) = claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
     standing.extend(unclaimed);

@@ -7,6 +7,7 @@ mod clock;
 mod command;
 mod config;
 mod kernel;
+mod memory;
 mod metrics;
 mod source;
 mod state;
