@@ -19,6 +19,8 @@ use crate::problem::Problem;
 use crate::vtep::Identity;
 
 mod build;
+mod claims;
+mod parse;
 
 /// Pod prefixes of a node: one a family, as a rule, and held without a pointer, as a plan goes over all of them.
 pub type Subnets = SmallVec<[Prefix; 2]>;
