@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 
@@ -22,11 +21,7 @@ fn set(to: u64) {
 
 /// What a power cut takes away of the site's gateway, and a clock that begins anew.
 fn cut_power(lab: &mut Lab) {
-    lab.end_agent("site-1", Signal::SIGKILL);
-    lab.node("site-1").space.sh(
-        "for pid in $(pgrep -f '[c]orax tunnel'); do kill -9 $pid; done
-         ip link del raven0; ip link del raven-wg0 2>/dev/null; nft delete table inet corax; rm -rf /run/wireguard/*",
-    );
+    lab.lose_power("site-1");
     set(100);
 }
 

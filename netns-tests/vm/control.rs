@@ -2,8 +2,8 @@
 //! seconds alone in which control flows, that Corax does not touch, lose nothing, and the kernel tells of no packet that it dropped
 //! as it could not keep up; and there must be enough of such seconds.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::lab::Lab;
+use crate::space::Space;
 use crate::traffic::{Count, Flow, Server};
 
 /// What is judged as one.
@@ -31,32 +32,41 @@ pub(crate) struct Traffic {
     flows: Vec<Flow>,
     controls: Vec<Flow>,
     overruns: Overruns,
-    happened: Vec<Range<Instant>>,
+    happened: Vec<(String, Range<Instant>)>,
     _servers: Vec<Server>,
+    _spaces: Vec<Space>,
 }
 
 impl Traffic {
-    /// Adds controls to flows of pods: from a router to the other domain's gateway, over the lines that tunnels go by, and from
-    /// every pod to its own node.
+    /// Adds controls to flows of pods, in namespaces where nothing is of Corax: over the line that tunnels go by, and as many
+    /// pairs of hosts as there are nodes.
     pub(crate) fn new(lab: &Lab, flows: Vec<Flow>) -> Self {
-        let servers = lab.nodes().iter().map(|node| Server::start(&node.space)).collect();
-        let line = Flow::start(lab.router("site"), lab.public("cloud"), STEP);
-        let own = lab.nodes().iter().map(|node| Flow::start(&node.pod, node.bridge4(), STEP));
-        let controls = std::iter::once(line).chain(own).collect();
-        Self::of(flows, controls, servers)
+        let IpAddr::V4(router) = lab.public("site") else { panic!("the internet is IPv4") };
+        let internet = IpAddr::from((u32::from(router) - 1).to_be_bytes());
+        let mut servers = vec![Server::start(lab.internet())];
+        let mut controls = vec![Flow::start(lab.router("site"), internet, STEP)];
+        let mut spaces = Vec::new();
+        for _ in lab.nodes() {
+            let pair = pair();
+            servers.push(Server::start(&pair[1]));
+            controls.push(Flow::start(&pair[0], FAR, STEP));
+            spaces.extend(pair);
+        }
+        Self::of(flows, controls, servers, spaces)
     }
 
-    fn of(flows: Vec<Flow>, controls: Vec<Flow>, servers: Vec<Server>) -> Self {
+    fn of(flows: Vec<Flow>, controls: Vec<Flow>, servers: Vec<Server>, spaces: Vec<Space>) -> Self {
         let overruns = Overruns::watch();
-        Self { began: Instant::now(), flows, controls, overruns, happened: Vec::new(), _servers: servers }
+        let began = Instant::now();
+        Self { began, flows, controls, overruns, happened: Vec::new(), _servers: servers, _spaces: spaces }
     }
 
-    /// Does what the flows must not notice, with seconds before and behind it that can be judged.
-    pub(crate) fn beside(&mut self, what: impl FnOnce()) {
+    /// Does to somebody what the flows must not notice, with seconds before and behind it that can be judged.
+    pub(crate) fn beside(&mut self, whom: &str, what: impl FnOnce()) {
         std::thread::sleep((self.began + 2 * PIECE).saturating_duration_since(Instant::now()));
         let from = Instant::now();
         what();
-        self.happened.push(from..Instant::now());
+        self.happened.push((whom.to_owned(), from..Instant::now()));
         std::thread::sleep(2 * PIECE);
     }
 
@@ -87,10 +97,26 @@ impl Traffic {
         let (all, judgement) = (self.happened.len(), self.stop());
         judgement.nothing_lost();
         assert!(
-            2 * judgement.packets >= sent && 2 * judgement.happened >= all,
+            2 * judgement.packets >= sent && 2 * judgement.happened.values().sum::<usize>() >= all,
             "this machine is too busy to tell: of {sent} packets and {all} happenings: {judgement:?}"
         );
     }
+}
+
+/// The far one of a [`pair`].
+const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+
+/// Two hosts and a line between them.
+fn pair() -> [Space; 2] {
+    let (near, far) = (Space::new("near"), Space::new("far"));
+    near.ip(&format!(
+        "link add line type veth peer name line netns {}
+         address add 192.0.2.1/24 dev line
+         link set line up",
+        far.net().display()
+    ));
+    far.ip(&format!("address add {FAR}/24 dev line\nlink set line up"));
+    [near, far]
 }
 
 /// Moments at which the kernel had dropped packets since the look before, since too many waited for a processor. It counts them for
@@ -151,8 +177,8 @@ struct Witnesses {
 pub(crate) struct Judgement {
     /// Packets of the flows that were sent in them, and their answers.
     pub(crate) packets: usize,
-    /// Happenings of which no part was in another piece.
-    pub(crate) happened: usize,
+    /// Happenings of which no part was in another piece, by whom they were done to.
+    pub(crate) happened: BTreeMap<String, usize>,
     /// What flows lost in them.
     lost: Vec<String>,
     /// Packets that controls lost in the others.
@@ -169,11 +195,16 @@ impl Judgement {
 }
 
 /// Judges flows by their controls.
-fn judge(began: Instant, witnesses: &Witnesses, flows: &[Count], happened: &[Range<Instant>]) -> Judgement {
+fn judge(
+    began: Instant,
+    witnesses: &Witnesses,
+    flows: &[Count],
+    happened: &[(String, Range<Instant>)],
+) -> Judgement {
     let clean = clean(began, witnesses);
     let mut judgement = Judgement {
         packets: 0,
-        happened: 0,
+        happened: BTreeMap::new(),
         lost: Vec::new(),
         spared: witnesses.controls.iter().map(|control| control.lost.len()).sum(),
         overruns: witnesses.overruns.len(),
@@ -194,15 +225,16 @@ fn judge(began: Instant, witnesses: &Witnesses, flows: &[Count], happened: &[Ran
             ));
         }
     }
-    let within = |what: &&Range<Instant>| {
-        (piece(began, what.start)..=piece(began, what.end)).all(|number| clean.contains(&number))
-    };
-    judgement.happened = happened.iter().filter(within).count();
+    for (whom, when) in happened {
+        if (piece(began, when.start)..=piece(began, when.end)).all(|number| clean.contains(&number)) {
+            *judgement.happened.entry(whom.clone()).or_default() += 1;
+        }
+    }
     judgement
 }
 
-/// Pieces in which every control sent and none lost, nor did the kernel, nor in those beside: a machine that stalls does so over a boundary, and who
-/// was held up by it is late. So the first and the last are none.
+/// Pieces in which every control sent and none lost, nor did the kernel, nor in those beside: a machine that stalls does so
+/// over a boundary, and who was held up by it is late. So the first and the last are none.
 fn clean(began: Instant, witnesses: &Witnesses) -> BTreeSet<u128> {
     let calm = |control: &Count| -> BTreeSet<u128> {
         let pieces = control.sent.chunk_by(|one, next| piece(began, *one) == piece(began, *next));
@@ -227,7 +259,6 @@ fn piece(began: Instant, at: Instant) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::space::Space;
 
     /// A flow of ten seconds that sends each 20 ms and loses what was sent in these milliseconds.
     fn flow(began: Instant, lost: Range<u64>) -> Count {
@@ -285,35 +316,35 @@ mod tests {
     fn what_happened_counts_where_all_of_it_did_so_before_witnesses() {
         let began = Instant::now();
         let at = |seconds: u64| began + Duration::from_secs(seconds);
-        let happened = [at(1)..at(2), at(2)..at(4), at(7)..at(8), at(8)..at(9)];
-        assert_eq!(judge(began, &witnesses([flow(began, 5000..5001)]), &[], &happened).happened, 2);
+        let happened =
+            [("one", at(1)..at(2)), ("one", at(2)..at(4)), ("two", at(7)..at(8)), ("two", at(8)..at(9))];
+        let happened = happened.map(|(whom, when)| (whom.to_owned(), when));
+        let judgement = judge(began, &witnesses([flow(began, 5000..5001)]), &[], &happened);
+        assert_eq!(judgement.happened, BTreeMap::from([("one".to_owned(), 1), ("two".to_owned(), 1)]));
     }
 
     #[test]
     fn a_route_that_is_gone_for_a_fifth_of_a_second_is_seen() {
-        let (near, far) = (Space::new("near"), Space::new("far"));
-        near.ip(&format!(
-            "link add line type veth peer name line netns {}
-             address add 192.0.2.1/24 dev line
-             address add 198.51.100.1/24 dev line
-             link set line up",
-            far.net().display()
-        ));
-        far.ip("address add 192.0.2.2/24 dev line
-             address add 198.51.100.2/24 dev line
-             link set line up");
+        let [near, far] = pair();
+        near.ip("address add 198.51.100.1/24 dev line");
+        far.ip("address add 198.51.100.2/24 dev line");
         let server = Server::start(&far);
-        let [judged, control] = [[198, 51, 100, 2], [192, 0, 2, 2]]
-            .map(|to| Flow::start(&near, IpAddr::from(to), Duration::from_millis(16)));
-        let mut traffic = Traffic::of(vec![judged], vec![control], vec![server]);
-        // On a busy machine, until it is quiet for as long as it takes.
-        while traffic.so_far().happened == 0 {
-            std::thread::sleep(Duration::from_secs(2));
-            traffic.beside(|| {
+        let judged = Flow::start(&near, IpAddr::from([198, 51, 100, 2]), Duration::from_millis(16));
+        let control = Flow::start(&near, FAR, Duration::from_millis(16));
+        let mut traffic = Traffic::of(vec![judged], vec![control], vec![server], Vec::new());
+        for attempt in 1.. {
+            traffic.beside("the route", || {
                 near.ip("route del 198.51.100.0/24 dev line");
                 std::thread::sleep(Duration::from_millis(200));
                 near.ip("route add 198.51.100.0/24 dev line src 198.51.100.1");
             });
+            // The last one cannot be judged yet.
+            std::thread::sleep(LATE);
+            let judgement = traffic.so_far();
+            if !judgement.happened.is_empty() {
+                break;
+            }
+            assert!(attempt < 30, "this machine is too busy to tell: {judgement:?}");
         }
         let judgement = traffic.stop();
         assert!(!judgement.lost.is_empty(), "{judgement:?}");

@@ -1,5 +1,6 @@
 //! Tests of the whole system with the kernel's WireGuard, and with what else only a full kernel has: netem, Raven's own
-//! state. They run in a guest, by `netns-tests/vm/run kernel`; elsewhere each fails and says so.
+//! state. They run in a guest, by groups of
+//! `netns-tests/vm/run`; elsewhere each fails and says so.
 #![allow(unreachable_pub, dead_code)] // a test has no outside, and shares more with its neighbour than it uses
 
 #[path = "../agent.rs"]

@@ -41,14 +41,14 @@ pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
     let mut traffic = Traffic::new(lab, flows(lab));
     let (mut turns, mut wanted) = (0, PACKETS);
     for name in ["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle() {
-        traffic.beside(|| restart_twice(lab, name, &mut chance));
+        traffic.beside(name, || restart_twice(lab, name, &mut chance));
         turns += 1;
-        if turns < 4 || traffic.sent() < wanted {
+        if turns < 5 || traffic.sent() < wanted {
             continue;
         }
         let judgement = traffic.so_far();
         // The last one cannot be judged yet.
-        if judgement.packets >= PACKETS && judgement.happened >= 3 {
+        if judgement.packets >= PACKETS && judgement.happened.len() == 4 {
             break;
         }
         assert!(wanted < 3 * PACKETS, "this machine is too busy to tell: of {wanted} packets {judgement:?}");

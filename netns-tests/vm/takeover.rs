@@ -38,7 +38,7 @@ fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
     lab.declare();
     lab.write();
     for name in names(&lab) {
-        traffic.beside(|| {
+        traffic.beside(&name, || {
             lab.start_agent(&name, &[]);
             await_ready(&lab.node(&name).space);
         });
@@ -76,7 +76,7 @@ fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
         for part in ["RAVEN-MARK-CHAIN", "raven-mark-set", "matchall"] {
             assert!(before.contains(part), "{name}: {part} is not in {before}");
         }
-        traffic.beside(|| {
+        traffic.beside(name, || {
             lab.start_agent(name, &["--vtep-identity", "node-ip"]);
             await_ready(&lab.node(name).space);
         });

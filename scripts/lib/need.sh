@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What scripts need of the machine. Debian packages are installed only where the tool is missing, quietly.
 
+# shellcheck source=apt.sh
+. "${BASH_SOURCE[0]%/*}/apt.sh"
+
 # need_tools TOOL=PACKAGE…: makes sure that each tool is there.
 need_tools() {
     local pair missing=()
@@ -15,7 +18,7 @@ need_tools() {
     log=$(mktemp)
     # Lists that are there are good enough; where they are not, fetch them once.
     if ! install_packages "${missing[@]}" >"$log" 2>&1; then
-        apt-get update -qq >>"$log" 2>&1 || true
+        apt update -qq >>"$log" 2>&1 || true
         if ! install_packages "${missing[@]}" >>"$log" 2>&1; then
             cat "$log" >&2
             rm -f "$log"
@@ -26,7 +29,7 @@ need_tools() {
 }
 
 install_packages() {
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "$@" </dev/null
+    apt -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "$@" </dev/null
 }
 
 # need_root: namespaces, devices and rules are root's.

@@ -27,11 +27,7 @@ impl<K: Ord, V> From<Vec<(K, V)>> for Sorted<K, V> {
 impl<K: Ord, V> FromIterator<(K, V)> for Sorted<K, V> {
     /// Sorts; of equal keys the first given stays.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(items: I) -> Self {
-        let items = items.into_iter();
-        let (least, most) = items.size_hint();
-        let mut all = Vec::with_capacity(most.unwrap_or(least));
-        all.extend(items);
-        Self::from(all)
+        Self::from(items.into_iter().collect::<Vec<_>>())
     }
 }
 
@@ -43,7 +39,9 @@ impl<K: Ord + Copy, V: Copy> Sorted<K, V> {
         if items.is_sorted_by_key(|(key, _)| rank(key)) {
             return Self::from(items);
         }
-        by_rank(&items, |(key, _)| rank(key)).copied().collect()
+        let mut ranked = Vec::with_capacity(items.len());
+        ranked.extend(by_rank(&items, |(key, _)| rank(key)).copied());
+        Self::from(ranked)
     }
 }
 
