@@ -13,7 +13,7 @@ use corax_core::problem::Problem;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use sha2::{Digest, Sha256};
-use tracing::{info, warn};
+use tracing::info;
 
 /// The file's name in the state directory.
 const FILE: &str = "clock";
@@ -42,8 +42,10 @@ pub(crate) struct Clock {
     kept: Option<u64>,
     /// The clock could not be stepped up: until somebody else has set it, what it says is not kept.
     behind: bool,
-    /// The last writing failed; the log knows.
-    failing: bool,
+    /// When it was written last, or it was tried in vain.
+    written: Option<u64>,
+    /// The last writing failed.
+    failure: Option<Problem>,
 }
 
 impl Clock {
@@ -58,7 +60,7 @@ impl Clock {
             Ok(kept) => (kept, None),
             Err(what) => (None, Some(what)),
         };
-        let mut clock = Self { file, kept, behind: false, failing: false };
+        let mut clock = Self { file, kept, behind: false, written: None, failure: None };
         if let Some(what) = torn {
             let remedy = "none needed where the clock is right: it is written anew";
             let problem = Problem::new(clock.object(), what, remedy);
@@ -90,24 +92,23 @@ impl Clock {
         }
     }
 
-    /// Keeps what the clock says, where that is due. Somebody who sets it back while the agent runs is right.
-    pub(crate) fn keep(&mut self, now: u64) {
+    /// Keeps what the clock says, at first and where that is due; a problem while it cannot. Somebody who sets the clock back
+    /// while the agent runs is right.
+    pub(crate) fn keep(&mut self, now: u64) -> Option<&Problem> {
         if self.behind && self.kept.is_some_and(|kept| now < kept) {
-            return;
+            return None;
         }
         self.behind = false;
-        if self.kept.is_some_and(|kept| kept.abs_diff(now) < PACE) {
-            return;
+        if self.failure.is_none() && self.written.is_some_and(|written| written.abs_diff(now) < PACE) {
+            return None;
         }
-        match write(&self.file, now) {
-            Ok(()) => (self.kept, self.failing) = (Some(now), false),
-            Err(error) if !self.failing => {
-                self.failing = true;
-                let object = self.object();
-                warn!(%error, "{object}: cannot be written: after a lost clock, tunnels may stay closed");
-            }
-            Err(_) => {}
-        }
+        self.written = Some(now);
+        self.failure = write(&self.file, now).err().map(|error| {
+            let what = format!("cannot be written: {error}; after a power cut that takes the clock along, tunnels may stay closed");
+            let remedy = "make the state directory writable, and room in it: nothing new can be kept there";
+            Problem::new(self.object(), what, remedy)
+        });
+        self.failure.as_ref()
     }
 
     fn object(&self) -> String {

@@ -51,6 +51,8 @@ pub(crate) struct Source {
     current: Sourced,
     /// What was lost of the snapshot.
     lost: Option<Problem>,
+    /// Why the clock is not kept.
+    unkept: Option<Problem>,
     /// The snapshot on disk is not what is known.
     unsaved: bool,
 }
@@ -66,7 +68,15 @@ impl Source {
         let manifests = Manifests::new(directory, files);
         let problems = problem.iter().cloned().collect();
         let current = Sourced { revision: 0, view, problems, complete: false };
-        Self { manifests, snapshot, settings, current, unsaved: problem.is_some(), lost: problem }
+        Self {
+            manifests,
+            snapshot,
+            settings,
+            current,
+            unsaved: problem.is_some(),
+            lost: problem,
+            unkept: None,
+        }
     }
 
     /// Reads what changed in the directory, given what was heard of it; true where view or
@@ -85,7 +95,7 @@ impl Source {
             self.unsaved = saved.is_err();
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
-        problems.extend(self.lost.iter().chain(&heard.deaf).cloned());
+        problems.extend(self.lost.iter().chain(&heard.deaf).chain(&self.unkept).cloned());
         problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(tell);
         let Sourced { revision, .. } = self.current;
         let next = Sourced { revision, view, problems, complete: scan.complete };
@@ -117,6 +127,7 @@ impl Source {
     pub(crate) fn follow(mut self, mut clock: Clock, mut each: impl FnMut(&Sourced)) {
         let mut watch = watch::Watch::new(self.manifests.directory().to_owned());
         // A view of half the files would delete what the other half asks for; what the snapshot knows was whole once.
+        self.unkept = clock.keep(epoch()).cloned();
         if self.current.view.is_none() {
             self.read();
         } else {
@@ -124,7 +135,7 @@ impl Source {
         }
         each(&self.current);
         loop {
-            clock.keep(epoch());
+            self.unkept = clock.keep(epoch()).cloned();
             let heard = watch.wait(if self.manifests.unsettled() { manifests::SETTLED } else { RESCAN });
             if self.refresh(&heard) {
                 each(&self.current);

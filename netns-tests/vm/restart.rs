@@ -69,7 +69,7 @@ pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
 fn restart_twice(lab: &mut Lab, name: &str, chance: &mut Chance) {
     lab.end_agent(name, *chance.of(&[Signal::SIGKILL, Signal::SIGTERM]));
     lab.start_agent(name, &["--wireguard", "kernel"]);
-    std::thread::sleep(Duration::from_millis(chance.below(1500) as u64));
+    std::thread::sleep(Duration::from_millis(chance.below(4000) as u64));
     lab.end_agent(name, Signal::SIGKILL);
     upgrade(lab);
     lab.start_agent(name, &["--wireguard", "kernel"]);

@@ -101,6 +101,16 @@ fn a_torn_or_altered_file_costs_nothing() {
 fn a_directory_that_cannot_be_written_costs_nothing() {
     let (mut clock, problem) = Clock::step_up(Path::new("/proc/nowhere"), THEN, never);
     assert_eq!(problem, None);
-    clock.keep(THEN);
-    clock.keep(THEN + PACE);
+    let failure = clock.keep(THEN).expect("there is no such directory").clone();
+    assert!(failure.object.contains("/proc/nowhere/clock"), "{failure}");
+    assert_eq!(clock.keep(THEN + 1), Some(&failure), "until it can be");
+}
+
+#[test]
+fn it_is_written_at_each_start_so_that_a_disk_that_fails_is_told_of_then() {
+    let directory = tempfile::tempdir().unwrap();
+    lived(directory.path(), THEN);
+    let (mut clock, _) = Clock::step_up(directory.path(), THEN + 1, never);
+    assert_eq!(clock.keep(THEN + 1), None);
+    assert_eq!(kept(directory.path()), Some(THEN + 1));
 }
