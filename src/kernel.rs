@@ -35,11 +35,9 @@ use corax_core::object::Device;
 use corax_core::observed::{Backend, Observed};
 use corax_core::problem::Problem;
 
-pub(crate) use self::error::{ApplyError, Error, line, port_taken};
+pub(crate) use self::error::{ApplyError, Error, Lack, line, port_taken};
 pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
-#[cfg(test)]
-pub(crate) use self::run::UNGUARDED;
 
 use self::connections::Connections;
 use self::leftovers::Leftovers;

@@ -360,8 +360,12 @@ impl Node {
     fn carry_out(&mut self, changes: Vec<Change>) -> Vec<Done> {
         let Self { kernel, driver, args, .. } = self;
         let results = kernel.apply(&changes, &mut |change| {
-            apply_tunnel(driver.as_mut(), args, change)
-                .map_err(|error| ApplyError::new(change, error.to_string()))
+            apply_tunnel(driver.as_mut(), args, change).map_err(|error| match &error {
+                TunnelError::Driver(cause) if cause.is_absence() => {
+                    ApplyError::absent(change, error.to_string())
+                }
+                _ => ApplyError::new(change, error.to_string()),
+            })
         });
         changes
             .into_iter()

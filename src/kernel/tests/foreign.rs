@@ -3,11 +3,11 @@
 use corax_core::change::Change;
 use corax_core::facts::Facts;
 use corax_core::key::PublicKey;
-use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Table, Via};
+use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Sysctl, Table, Via};
 use corax_core::raven::Leftover;
 
 use super::support::*;
-use crate::kernel::{FactsQuery, Kernel, Probes};
+use crate::kernel::{FactsQuery, Kernel, Lack, Probes};
 
 fn facts(kernel: &mut Kernel) -> Facts {
     kernel.drain();
@@ -241,6 +241,42 @@ fn errors_name_the_line_the_reason_and_the_kernels_own_words() {
         let foreign =
             kernel.apply(&[Change::DeletePeer(Device::WireGuard(0), PublicKey([1; 32]))], &mut nowhere);
         assert!(foreign[0].is_err());
+    });
+}
+
+#[test]
+fn what_is_not_there_is_told_apart_from_what_is_refused_for_its_own_sake() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        let lacks = |kernel: &mut Kernel, changes: &[Change]| {
+            let results = kernel.apply(changes, &mut nowhere).into_iter();
+            results.map(|result| result.unwrap_err().lack).collect::<Vec<_>>()
+        };
+        let routes = |via, sources: [Option<&'static str>; 2]| {
+            ["10.77.0.0/24", "fd00:77::/64"].into_iter().zip(sources).map(move |(prefix, source)| {
+                let key = RouteKey { table: Table::Remote, prefix: prefix.parse().unwrap(), metric: 1024 };
+                Change::PutRoute(key, Route { via, source: source.map(address) })
+            })
+        };
+        let hops = ["240.0.0.2", "fe80::2"].into_iter().zip([NexthopId(0x4000_0071), NexthopId(0x4000_0072)]);
+        let hops: Vec<_> = hops.map(|(to, id)| Change::PutNexthop(id, address(to))).collect();
+        let by_device = || routes(Via::Device(Device::Overlay), [None, None]);
+        let setting = Change::PutSysctl(Device::Overlay, Sysctl::RpFilter, 2);
+        // No device, one that is down, one that is up.
+        let without: Vec<_> = hops.iter().cloned().chain(by_device()).chain([setting]).collect();
+        assert_eq!(lacks(&mut kernel, &without), [Lack::Absent; 5]);
+        sh("ip link add raven0 type vxlan id 200 dstport 4472 nolearning");
+        kernel.drain();
+        let down: Vec<_> = hops.into_iter().chain(by_device()).collect();
+        assert_eq!(lacks(&mut kernel, &down), [Lack::Absent; 4]);
+        sh("ip link set raven0 up");
+        kernel.drain();
+        let sourced = routes(Via::Device(Device::Overlay), [Some("10.77.0.1"), Some("fd00:77::1")]);
+        let absent: Vec<_> =
+            sourced.chain(routes(Via::Nexthop(NexthopId(0x4000_0073)), [None, None])).collect();
+        assert_eq!(lacks(&mut kernel, &absent), [Lack::Absent; 4]);
+        let strange = Change::PutFdb(mac(9), address("fd00::9"));
+        assert_eq!(lacks(&mut kernel, &[strange]), [Lack::Nothing]);
     });
 }
 
