@@ -104,7 +104,7 @@ impl Clock {
             Err(error) if !self.failing => {
                 self.failing = true;
                 let object = self.object();
-                warn!(%error, "{object}: cannot be written: after a lost clock, tunnels may stay closed");
+                warn!(object, %error, "{object}: cannot be written: after a lost clock, tunnels may stay closed");
             }
             Err(_) => {}
         }

@@ -36,6 +36,8 @@ pub(crate) struct Node {
     kernel: Kernel,
     driver: Box<dyn Driver>,
     options: Options,
+    /// The node's public key, if it has one yet.
+    own: Option<PublicKey>,
 }
 
 /// What a node should have, and why.
@@ -80,7 +82,6 @@ impl Decision {
 }
 
 /// What came of making the kernel be as desired.
-#[derive(Default)]
 pub(crate) struct Converged {
     /// Everything that was changed, or could not be.
     pub done: Vec<Done>,
@@ -101,11 +102,14 @@ pub(crate) struct Done {
 }
 
 impl Node {
-    /// Opens the kernel's interfaces in this thread's network namespace, and reads all that is ours.
+    /// Opens the kernel's interfaces in this thread's network namespace, and reads all that is ours. A node without a key is
+    /// planned for with one that is made up.
     ///
     /// # Errors
     /// Where a capability or a part of the kernel is missing.
-    pub(crate) fn open(args: NodeArgs, key: PrivateKey) -> anyhow::Result<Self> {
+    pub(crate) fn open(args: NodeArgs, key: Option<PrivateKey>) -> anyhow::Result<Self> {
+        let own = key.as_ref().map(PrivateKey::public);
+        let key = key.unwrap_or_else(PrivateKey::generate);
         let kernel = Kernel::open()?;
         let kernel_wireguard = match args.wireguard {
             WireguardMode::Userspace => false,
@@ -129,7 +133,7 @@ impl Node {
         } else {
             Box::new(Userspace::new(key))
         };
-        Ok(Self { args, kernel, driver, options })
+        Ok(Self { args, kernel, driver, options, own })
     }
 
     /// The kernel.
@@ -237,7 +241,7 @@ impl Node {
                 format!("is incomplete, as a file of --source was never good or there is none: {then}");
             Problem::new("the view", what, "correct the files")
         });
-        let wrong_key = wrong_key(view, &identity.node_name, self.options.key);
+        let wrong_key = self.own.and_then(|own| wrong_key(view, &identity.node_name, own));
         Decision { topology, desired, facts, incomplete, held, wrong_key }
     }
 
@@ -279,7 +283,8 @@ impl Node {
 
     /// Makes the kernel be as desired.
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
-        let Converged { mut done, mut last, .. } = Converged::default();
+        let mut done: Vec<Done> = Vec::new();
+        let mut last = None;
         let mut settled = false;
         let mut resynced = false;
         let mut just_done = 0;

@@ -12,7 +12,7 @@ use corax_core::problem::Problem;
 use corax_core::topology::Role;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::inbox::Inbox;
 use super::mtu::MtuFile;
@@ -22,6 +22,7 @@ use super::report::{ChangeReport, Report};
 use super::silence::Silence;
 use super::{Heartbeat, epoch, summary};
 use crate::metrics::Metrics;
+use crate::problem;
 use crate::source::Sourced;
 
 /// How often everything is read again.
@@ -280,22 +281,15 @@ impl Reconciler {
             .collect();
         let now: BTreeSet<Problem> =
             self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
-        for Problem { object, what, remedy } in now.difference(&self.logged) {
-            warn!(remedy, "{object}: {what}");
-        }
-        for Problem { object, what, .. } in self.logged.difference(&now) {
-            info!("{object}: no longer: {what}");
-        }
+        now.difference(&self.logged).for_each(problem::warn);
+        self.logged.difference(&now).for_each(problem::over);
         self.logged = now;
     }
 
     /// Takes in what was done, and what is wrong since.
     fn record(&mut self, done: Vec<Done>, failed: Vec<Told>) {
         let is_new = |told: &&Told| !self.failed.iter().any(|before| before.is_of(told));
-        for told in failed.iter().filter(is_new) {
-            let Problem { object, what, remedy } = &told.problem;
-            error!(remedy, "{object}: {what}");
-        }
+        failed.iter().filter(is_new).for_each(|told| problem::error(&told.problem));
         self.failed = failed;
         let at = epoch();
         // Of ten thousand changes only the last are kept, and making a line of each is not free. Of refused ones the first

@@ -16,7 +16,7 @@ fn member() -> (Node, Decision) {
     sh("ip link add eth0 type veth peer name far
         ip link set eth0 up; ip link set far up; ip addr add 10.0.0.2/24 dev eth0");
     let line = Line::parse_from(["corax", "--node-name", "c2", "--source", "/nowhere", "--mesh"]);
-    let mut node = Node::open(line.args, PrivateKey::generate()).unwrap();
+    let mut node = Node::open(line.args, Some(PrivateKey::generate())).unwrap();
     let view = View::build(&demo(), &Settings::default(), None);
     let facts = node.facts(&view);
     let decision = node.decide(&view, facts, true, &Desired::nothing());
