@@ -246,7 +246,12 @@ fn a_node_whose_packets_come_from_another_address_than_its_gateway_says_is_told(
     let node = lab.node("cloud-2");
     await_problem(
         &node.space,
-        &[&format!("address {second}"), &format!("comes from {first}"), "ip route get"],
+        &[
+            &format!("address {second}"),
+            "to the member cloud-1",
+            &format!("comes from {first}"),
+            "ip route get",
+        ],
     );
     assert!(!problems(&lab.node("cloud-1").space).contains("comes from"));
     let to_site = format!("ping -n -c 1 -W 1 {}", lab.node("site-1").pod4());

@@ -26,6 +26,7 @@ mod sysctl;
 pub(crate) mod tests;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -33,6 +34,7 @@ use corax_core::change::Change;
 use corax_core::facts::Facts;
 use corax_core::object::Device;
 use corax_core::observed::{Backend, Observed};
+use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 
 pub(crate) use self::error::{ApplyError, Error, Lack, line, port_taken};
@@ -150,6 +152,11 @@ impl Kernel {
         }
         facts.problems.extend(self.leftovers.problems());
         facts
+    }
+
+    /// The networks that links of others are in; see [`Facts::networks`].
+    pub(crate) fn networks(&self) -> BTreeMap<Prefix, String> {
+        facts::networks(&self.mirror)
     }
 
     /// When [`facts`](Self::facts) are to be asked for anew, as others have changed their chains.

@@ -1,6 +1,6 @@
 //! One node: what it should have, what it has, and the way from one to the other. Shared by the agent and `corax plan`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -14,11 +14,11 @@ use corax_core::name::NodeName;
 use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
-use corax_core::prefix::Family;
+use corax_core::prefix::{Family, Prefix};
 use corax_core::problem::Problem;
 use corax_core::raven::Gate;
 use corax_core::topology::{Local, Role, Topology};
-use corax_core::view::{Domain, View};
+use corax_core::view::{Domain, Member, View};
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
@@ -29,6 +29,9 @@ use crate::wireguard::{self, Driver, process};
 
 /// How often a plan is made anew after it was carried out, at most: a link that was made has more to be set on it.
 const ROUNDS: usize = 6;
+
+/// How many members are asked for by which address the node speaks to them, at most.
+const ASKED: usize = 8;
 
 /// A node's kernel, and whose WireGuard it uses.
 pub(crate) struct Node {
@@ -166,15 +169,13 @@ impl Node {
         let others = view.domains.iter().filter(|(name, _)| gateway && Some(*name) != own);
         let endpoints: BTreeSet<IpAddr> =
             others.filter_map(|(_, domain)| domain.gateway()?.address).collect();
-        let spoken_to = member.and_then(|(_, domain, member)| {
-            let others = || domain.members.iter().filter(|other| other.node != member.node);
-            let gateway =
-                domain.gateway().and_then(|gateway| others().find(|other| other.node == gateway.node));
-            gateway.or_else(|| others().next()).map(|other| other.underlay)
+        let spoken_to = member.map(|(_, domain, member)| {
+            let all = self.args.mesh || gateway;
+            spoken_to(domain, &member.node, all, &self.kernel.networks())
         });
         let query = FactsQuery {
             underlay: member.map(|(_, _, member)| member.underlay),
-            member: spoken_to,
+            members: spoken_to.unwrap_or_default(),
             endpoints: endpoints.into_iter().collect(),
             ports: self.ports(view),
         };
@@ -378,6 +379,24 @@ impl Node {
             .map(|(change, result)| Done { change, error: result.err() })
             .collect()
     }
+}
+
+/// Members that a node speaks to over the overlay: its gateway, or, where it speaks to `all`, one in each of the node's own
+/// `networks` and one beyond them, as each of these may be left by another address. The gateway comes before others.
+fn spoken_to(
+    domain: &Domain,
+    node: &NodeName,
+    all: bool,
+    networks: &BTreeMap<Prefix, String>,
+) -> Vec<(NodeName, IpAddr)> {
+    let gateway = domain.gateway().and_then(|gateway| domain.member(&gateway.node));
+    let rest = domain.members.iter().filter(|_| all);
+    let mut first: BTreeMap<Option<Prefix>, &Member> = BTreeMap::new();
+    for other in gateway.into_iter().chain(rest).filter(|other| other.node != *node) {
+        let within = networks.keys().filter(|network| network.contains(other.underlay));
+        first.entry(within.max_by_key(|network| network.length()).copied()).or_insert(other);
+    }
+    first.into_values().take(ASKED).map(|other| (other.node.clone(), other.underlay)).collect()
 }
 
 /// The key that others are told of is not the node's own: no handshake can succeed.

@@ -323,6 +323,47 @@ fn facts_tell_addresses_and_the_mtu_of_the_way() {
 }
 
 #[test]
+fn each_other_address_that_vxlan_would_come_from_is_told_with_a_member_who_sees_it() {
+    in_namespace(|| {
+        sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up
+            ip link add side0 type veth peer name side1; ip link set side0 up; ip link set side1 up
+            ip addr add 192.0.2.2/24 dev up0; ip addr add 198.51.100.2/24 dev side0
+            ip addr add 2001:db8:7::2/64 dev up0 nodad; ip addr add 2001:db8:7::3/64 dev up0 nodad
+            ip route add default via 192.0.2.1");
+        let mut kernel = Kernel::open().unwrap();
+        let query = |own: &str, members: &[(&str, &str)]| FactsQuery {
+            underlay: Some(address(own)),
+            members: members.iter().map(|(node, at)| (node.parse().unwrap(), address(at))).collect(),
+            ..FactsQuery::default()
+        };
+        let told = |kernel: &mut Kernel, query: &FactsQuery| {
+            let told = kernel.facts(query).problems.into_iter();
+            let told = told.filter(|problem| problem.object.starts_with("address "));
+            told.map(|problem| (problem.what, problem.remedy)).collect::<Vec<_>>()
+        };
+        let near = [("near", "192.0.2.9"), ("far", "203.0.113.9")];
+        assert_eq!(told(&mut kernel, &query("192.0.2.2", &near)), []);
+        // A second link has its own: a route can mend that, and another privateIP cannot.
+        let all = [near[0], near[1], ("aside", "198.51.100.9"), ("too", "198.51.100.10")];
+        let [(what, remedy)] = &told(&mut kernel, &query("192.0.2.2", &all))[..] else { panic!("one") };
+        assert!(what.contains("the member aside (198.51.100.9) comes from 198.51.100.2"), "{what}");
+        assert_eq!(remedy, "give `src 192.0.2.2` to the route that `ip route get 198.51.100.9` goes by");
+        let [(_, remedy)] = &told(&mut kernel, &query("198.51.100.2", &near))[..] else { panic!("one") };
+        assert!(remedy.starts_with("make 192.0.2.2 its privateIP, or give `src 198.51.100.2`"), "{remedy}");
+        // Over IPv6 the device says where its packets come from, and so it may over IPv4.
+        let six = query("2001:db8:7::3", &[("six", "2001:db8:7::9")]);
+        assert_eq!(told(&mut kernel, &six), []);
+        sh("ip link add raven0 type vxlan id 200 dstport 4472 local 192.0.2.2 nolearning
+            ip link set raven0 alias corax");
+        kernel.drain();
+        assert_eq!(told(&mut kernel, &query("192.0.2.2", &all)), []);
+        sh("ip link del raven0; ip route change 198.51.100.0/24 dev side0 src 192.0.2.2");
+        assert!(kernel.drain().facts);
+        assert_eq!(told(&mut kernel, &query("192.0.2.2", &all)), []);
+    });
+}
+
+#[test]
 fn another_vxlan_device_with_our_vni_or_our_port_taken_is_named_with_the_remedy() {
     in_namespace(|| {
         let mut kernel = Kernel::open().unwrap();
