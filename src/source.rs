@@ -136,15 +136,11 @@ impl Source {
 
 /// The view of all files; none where there is no Gateway at all, which may as well be a directory not yet filled.
 fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<Arc<View>> {
-    let of_file = |(file, gateways): (&String, &Vec<Gateway>)| {
-        let file = file.clone();
-        gateways.clone().into_iter().map(move |gateway| Gateway { file: file.clone(), ..gateway })
-    };
-    let gateways: Vec<Gateway> = files.iter().flat_map(of_file).collect();
-    if gateways.is_empty() && previous.is_none() {
+    if files.values().all(Vec::is_empty) && previous.is_none() {
         return None;
     }
-    let view = View::build(&gateways, settings, previous);
+    let files = files.iter().map(|(file, gateways)| (file.as_str(), gateways.as_slice()));
+    let view = View::of_files(files, settings, previous);
     let is_new = |problem: &&Problem| previous.is_none_or(|view| !view.problems.contains(problem));
     view.problems.iter().filter(is_new).for_each(problem::warn);
     Some(Arc::new(view))

@@ -63,7 +63,6 @@ impl<'de> Deserialize<'de> for Document {
             metadata: form.metadata.unwrap_or_default(),
             spec: form.spec.unwrap_or_default(),
             status: form.status,
-            ..Gateway::default()
         };
         let mut unknown = Unknown::default();
         ignored.iter().for_each(|field| unknown.add(field));
