@@ -246,7 +246,12 @@ fn a_node_whose_packets_come_from_another_address_than_its_gateway_says_is_told(
     let node = lab.node("cloud-2");
     await_problem(
         &node.space,
-        &[&format!("address {second}"), &format!("comes from {first}"), "ip route get"],
+        &[
+            &format!("address {second}"),
+            "to the member cloud-1",
+            &format!("comes from {first}"),
+            "ip route get",
+        ],
     );
     assert!(!problems(&lab.node("cloud-1").space).contains("comes from"));
     let to_site = format!("ping -n -c 1 -W 1 {}", lab.node("site-1").pod4());
@@ -394,6 +399,20 @@ END"
     lab.binary = wrapper;
     lab.start_agents_of(&["cloud-1", "cloud-2", "cloud-3"]);
     one_cause(&lab.node("cloud-1").space, &["raven0", "VNI 200", "something else is in its place"]);
+    let members = lab.gateways.get_mut("cloud").and_then(|cloud| cloud.pointer_mut("/status/nodes"));
+    let joined = json!({ "nodeName": "late", "privateIP": "172.16.0.88", "subnets": ["10.100.88.0/24"] });
+    members.and_then(Value::as_array_mut).expect("nodes").push(joined);
+    lab.write();
+    let log = || std::fs::read_to_string(lab.log("cloud-1")).expect("a log");
+    eventually("the member is heard of", SOON, || {
+        let status = lab.node("cloud-1").space.json(&format!("{CORAX} status -o json"));
+        if status["lastChanges"].to_string().contains("10.100.88.0") {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    assert_eq!(log().lines().filter(|line| line.contains("ERROR")).count(), 1, "{}", log());
     one_cause(&lab.node("cloud-2").space, &["nft", "Operation not supported"]);
     one_cause(&lab.node("cloud-3").space, &["nft", "Operation not supported"]);
 }

@@ -13,7 +13,7 @@ use corax_core::problem::Problem;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::admin::Admin;
 use crate::clock::{self, Clock};
@@ -21,7 +21,7 @@ use crate::config::{AdminArgs, NodeArgs};
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::source::snapshot::Snapshot;
-use crate::{memory, state, wireguard};
+use crate::{memory, problem, state, wireguard};
 
 pub(crate) mod alone;
 pub(crate) mod inbox;
@@ -106,9 +106,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });
     standing.extend(loaded.problem.as_ref().map(wireguard::key::Error::problem));
-    for Problem { object, what, remedy } in &standing {
-        warn!(remedy, "{object}: {what}");
-    }
+    standing.iter().for_each(problem::warn);
     let public_key = loaded.key.public().to_string();
     info!(node = %args.identity.node_name, public_key, key_from = ?loaded.origin, version = env!("CARGO_PKG_VERSION"), "the agent starts");
     let first = Report {
@@ -130,7 +128,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
             admin.admin
         )
     })?;
-    let node = Node::open(args.clone(), loaded.key)?;
+    let node = Node::open(args.clone(), Some(loaded.key))?;
     let source = Source::open(args.source.clone(), Snapshot::new(&args.state.state_dir), args.settings());
     let reconciler =
         Reconciler::new(node, Arc::clone(&inbox), reports, Arc::clone(&metrics), heartbeat.clone(), standing);

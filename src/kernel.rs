@@ -26,6 +26,7 @@ mod sysctl;
 pub(crate) mod tests;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -33,13 +34,12 @@ use corax_core::change::Change;
 use corax_core::facts::Facts;
 use corax_core::object::Device;
 use corax_core::observed::{Backend, Observed};
+use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 
-pub(crate) use self::error::{ApplyError, Error, line, port_taken};
+pub(crate) use self::error::{ApplyError, Error, Lack, line, port_taken};
 pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
-#[cfg(test)]
-pub(crate) use self::run::UNGUARDED;
 
 use self::connections::Connections;
 use self::leftovers::Leftovers;
@@ -152,6 +152,11 @@ impl Kernel {
         }
         facts.problems.extend(self.leftovers.problems());
         facts
+    }
+
+    /// The networks that links of others are in; see [`Facts::networks`].
+    pub(crate) fn networks(&self) -> BTreeMap<Prefix, String> {
+        facts::networks(&self.mirror)
     }
 
     /// When [`facts`](Self::facts) are to be asked for anew, as others have changed their chains.

@@ -9,6 +9,7 @@ mod config;
 mod kernel;
 mod memory;
 mod metrics;
+mod problem;
 mod source;
 mod state;
 mod wireguard;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use corax_core::api::Gateway;
 use corax_core::problem::Problem;
 use corax_core::view::{Settings, View};
-use tracing::{info, warn};
+use tracing::info;
 
 mod document;
 pub(crate) mod manifests;
@@ -17,6 +17,7 @@ mod watch;
 
 use crate::agent::epoch;
 use crate::clock::Clock;
+use crate::problem;
 use manifests::Manifests;
 use snapshot::{Loaded, Snapshot};
 use watch::Heard;
@@ -63,7 +64,7 @@ impl Source {
         let Loaded { files, view, problem } = snapshot
             .load()
             .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
-        problem.iter().for_each(tell);
+        problem.iter().for_each(problem::warn);
         let view = build(&files, &settings, view.as_ref());
         let manifests = Manifests::new(directory, files);
         let problems = problem.iter().cloned().collect();
@@ -96,7 +97,7 @@ impl Source {
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
         problems.extend(self.lost.iter().chain(&heard.deaf).chain(&self.unkept).cloned());
-        problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(tell);
+        problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(problem::warn);
         let Sourced { revision, .. } = self.current;
         let next = Sourced { revision, view, problems, complete: scan.complete };
         let changed = revision == 0 || next != self.current;
@@ -146,22 +147,14 @@ impl Source {
 
 /// The view of all files; none where there is no Gateway at all, which may as well be a directory not yet filled.
 fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<Arc<View>> {
-    let of_file = |(file, gateways): (&String, &Vec<Gateway>)| {
-        let file = file.clone();
-        gateways.clone().into_iter().map(move |gateway| Gateway { file: file.clone(), ..gateway })
-    };
-    let gateways: Vec<Gateway> = files.iter().flat_map(of_file).collect();
-    if gateways.is_empty() && previous.is_none() {
+    if files.values().all(Vec::is_empty) && previous.is_none() {
         return None;
     }
-    let view = View::build(&gateways, settings, previous);
+    let files = files.iter().map(|(file, gateways)| (file.as_str(), gateways.as_slice()));
+    let view = View::of_files(files, settings, previous);
     let is_new = |problem: &&Problem| previous.is_none_or(|view| !view.problems.contains(problem));
-    view.problems.iter().filter(is_new).for_each(tell);
+    view.problems.iter().filter(is_new).for_each(problem::warn);
     Some(Arc::new(view))
-}
-
-fn tell(Problem { object, what, remedy }: &Problem) {
-    warn!(remedy, "{object}: {what}");
 }
 
 fn lost_problem(error: &snapshot::Error) -> Problem {

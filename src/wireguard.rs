@@ -138,6 +138,11 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether there is no device, or nobody who speaks for it.
+    pub(crate) const fn is_absence(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::Silent { .. })
+    }
+
     /// Whether the port that the device was to listen on is somebody else's.
     pub(crate) fn is_port_taken(&self) -> bool {
         matches!(self, Self::Refused { source, .. } if source.kind() == io::ErrorKind::AddrInUse)

@@ -1,6 +1,6 @@
 //! One node: what it should have, what it has, and the way from one to the other. Shared by the agent and `corax plan`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
@@ -14,11 +14,11 @@ use corax_core::name::NodeName;
 use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
 use corax_core::observed::{Backend, Observed};
 use corax_core::plan::plan;
-use corax_core::prefix::Family;
+use corax_core::prefix::{Family, Prefix};
 use corax_core::problem::Problem;
 use corax_core::raven::Gate;
 use corax_core::topology::{Local, Role, Topology};
-use corax_core::view::{Domain, View};
+use corax_core::view::{Domain, Member, View};
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
@@ -30,12 +30,17 @@ use crate::wireguard::{self, Driver, process};
 /// How often a plan is made anew after it was carried out, at most: a link that was made has more to be set on it.
 const ROUNDS: usize = 6;
 
+/// How many members are asked for by which address the node speaks to them, at most.
+const ASKED: usize = 8;
+
 /// A node's kernel, and whose WireGuard it uses.
 pub(crate) struct Node {
     args: NodeArgs,
     kernel: Kernel,
     driver: Box<dyn Driver>,
     options: Options,
+    /// The node's public key, if it has one yet.
+    own: Option<PublicKey>,
 }
 
 /// What a node should have, and why.
@@ -80,7 +85,6 @@ impl Decision {
 }
 
 /// What came of making the kernel be as desired.
-#[derive(Default)]
 pub(crate) struct Converged {
     /// Everything that was changed, or could not be.
     pub done: Vec<Done>,
@@ -101,11 +105,14 @@ pub(crate) struct Done {
 }
 
 impl Node {
-    /// Opens the kernel's interfaces in this thread's network namespace, and reads all that is ours.
+    /// Opens the kernel's interfaces in this thread's network namespace, and reads all that is ours. A node without a key is
+    /// planned for with one that is made up.
     ///
     /// # Errors
     /// Where a capability or a part of the kernel is missing.
-    pub(crate) fn open(args: NodeArgs, key: PrivateKey) -> anyhow::Result<Self> {
+    pub(crate) fn open(args: NodeArgs, key: Option<PrivateKey>) -> anyhow::Result<Self> {
+        let own = key.as_ref().map(PrivateKey::public);
+        let key = key.unwrap_or_else(PrivateKey::generate);
         let kernel = Kernel::open()?;
         let kernel_wireguard = match args.wireguard {
             WireguardMode::Userspace => false,
@@ -129,7 +136,7 @@ impl Node {
         } else {
             Box::new(Userspace::new(key))
         };
-        Ok(Self { args, kernel, driver, options })
+        Ok(Self { args, kernel, driver, options, own })
     }
 
     /// The kernel.
@@ -162,15 +169,13 @@ impl Node {
         let others = view.domains.iter().filter(|(name, _)| gateway && Some(*name) != own);
         let endpoints: BTreeSet<IpAddr> =
             others.filter_map(|(_, domain)| domain.gateway()?.address).collect();
-        let spoken_to = member.and_then(|(_, domain, member)| {
-            let others = || domain.members.iter().filter(|other| other.node != member.node);
-            let gateway =
-                domain.gateway().and_then(|gateway| others().find(|other| other.node == gateway.node));
-            gateway.or_else(|| others().next()).map(|other| other.underlay)
+        let spoken_to = member.map(|(_, domain, member)| {
+            let all = self.args.mesh || gateway;
+            spoken_to(domain, &member.node, all, &self.kernel.networks())
         });
         let query = FactsQuery {
             underlay: member.map(|(_, _, member)| member.underlay),
-            member: spoken_to,
+            members: spoken_to.unwrap_or_default(),
             endpoints: endpoints.into_iter().collect(),
             ports: self.ports(view),
         };
@@ -237,7 +242,7 @@ impl Node {
                 format!("is incomplete, as a file of --source was never good or there is none: {then}");
             Problem::new("the view", what, "correct the files")
         });
-        let wrong_key = wrong_key(view, &identity.node_name, self.options.key);
+        let wrong_key = self.own.and_then(|own| wrong_key(view, &identity.node_name, own));
         Decision { topology, desired, facts, incomplete, held, wrong_key }
     }
 
@@ -279,7 +284,8 @@ impl Node {
 
     /// Makes the kernel be as desired.
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
-        let Converged { mut done, mut last, .. } = Converged::default();
+        let mut done: Vec<Done> = Vec::new();
+        let mut last = None;
         let mut settled = false;
         let mut resynced = false;
         let mut just_done = 0;
@@ -360,8 +366,12 @@ impl Node {
     fn carry_out(&mut self, changes: Vec<Change>) -> Vec<Done> {
         let Self { kernel, driver, args, .. } = self;
         let results = kernel.apply(&changes, &mut |change| {
-            apply_tunnel(driver.as_mut(), args, change)
-                .map_err(|error| ApplyError::new(change, error.to_string()))
+            apply_tunnel(driver.as_mut(), args, change).map_err(|error| match &error {
+                TunnelError::Driver(cause) if cause.is_absence() => {
+                    ApplyError::absent(change, error.to_string())
+                }
+                _ => ApplyError::new(change, error.to_string()),
+            })
         });
         changes
             .into_iter()
@@ -369,6 +379,24 @@ impl Node {
             .map(|(change, result)| Done { change, error: result.err() })
             .collect()
     }
+}
+
+/// Members that a node speaks to over the overlay: its gateway, or, where it speaks to `all`, one in each of the node's own
+/// `networks` and one beyond them, as each of these may be left by another address. The gateway comes before others.
+fn spoken_to(
+    domain: &Domain,
+    node: &NodeName,
+    all: bool,
+    networks: &BTreeMap<Prefix, String>,
+) -> Vec<(NodeName, IpAddr)> {
+    let gateway = domain.gateway().and_then(|gateway| domain.member(&gateway.node));
+    let rest = domain.members.iter().filter(|_| all);
+    let mut first: BTreeMap<Option<Prefix>, &Member> = BTreeMap::new();
+    for other in gateway.into_iter().chain(rest).filter(|other| other.node != *node) {
+        let within = networks.keys().filter(|network| network.contains(other.underlay));
+        first.entry(within.max_by_key(|network| network.length()).copied()).or_insert(other);
+    }
+    first.into_values().take(ASKED).map(|other| (other.node.clone(), other.underlay)).collect()
 }
 
 /// The key that others are told of is not the node's own: no handshake can succeed.

@@ -12,15 +12,17 @@ use corax_core::problem::Problem;
 use corax_core::topology::Role;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::inbox::Inbox;
 use super::mtu::MtuFile;
 use super::node::{Converged, Decision, Done, Node};
+use super::refusals::{self, Told};
 use super::report::{ChangeReport, Report};
 use super::silence::Silence;
-use super::{Heartbeat, epoch, refusals, summary};
+use super::{Heartbeat, epoch, summary};
 use crate::metrics::Metrics;
+use crate::problem;
 use crate::source::Sourced;
 
 /// How often everything is read again.
@@ -53,7 +55,7 @@ pub(crate) struct Reconciler {
     silence: Silence,
     mtu: MtuFile,
     /// What the kernel did not take, or may not be as it should be, at the last try.
-    failed: Vec<Problem>,
+    failed: Vec<Told>,
     /// Problems that the log has been told of.
     logged: BTreeSet<Problem>,
     times: Times,
@@ -232,7 +234,8 @@ impl Reconciler {
         if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
             info!(changes = done.len(), first = Report::line(&first.change), "the kernel was repaired");
         }
-        let failed = refusals::told(&done, &unread, Report::KEPT).into_iter().chain(unsure).collect();
+        let mut failed = refusals::told(&done, &unread, Report::KEPT);
+        failed.extend(unsure.map(Told::from));
         self.record(done, failed);
         self.metrics.turn(begun.elapsed(), last.map(|last| last - begun));
         if last.is_some() {
@@ -274,25 +277,19 @@ impl Reconciler {
         let told: BTreeSet<&Problem> = (sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .chain(view.into_iter().flat_map(|view| &view.problems))
             .chain(&self.standing)
-            .chain(&self.failed)
+            .chain(self.failed_now())
             .collect();
         let now: BTreeSet<Problem> =
             self.report.problems.iter().filter(|problem| !told.contains(problem)).cloned().collect();
-        for Problem { object, what, remedy } in now.difference(&self.logged) {
-            warn!(remedy, "{object}: {what}");
-        }
-        for Problem { object, what, .. } in self.logged.difference(&now) {
-            info!("{object}: no longer: {what}");
-        }
+        now.difference(&self.logged).for_each(problem::warn);
+        self.logged.difference(&now).for_each(problem::over);
         self.logged = now;
     }
 
     /// Takes in what was done, and what is wrong since.
-    fn record(&mut self, done: Vec<Done>, failed: Vec<Problem>) {
-        for problem in failed.iter().filter(|problem| !self.failed.contains(problem)) {
-            let Problem { object, what, remedy } = problem;
-            error!(remedy, "{object}: {what}");
-        }
+    fn record(&mut self, done: Vec<Done>, failed: Vec<Told>) {
+        let is_new = |told: &&Told| !self.failed.iter().any(|before| before.is_of(told));
+        failed.iter().filter(is_new).for_each(|told| problem::error(&told.problem));
         self.failed = failed;
         let at = epoch();
         // Of ten thousand changes only the last are kept, and making a line of each is not free. Of refused ones the first
@@ -311,6 +308,11 @@ impl Reconciler {
         }
     }
 
+    /// What failed at the last try.
+    fn failed_now(&self) -> impl Iterator<Item = &Problem> {
+        self.failed.iter().map(|told| &told.problem)
+    }
+
     fn publish(&mut self) {
         let sourced = self.sourced.as_ref();
         let view = sourced.and_then(|sourced| sourced.view.as_deref());
@@ -320,7 +322,7 @@ impl Reconciler {
         let held = self.decision.incomplete.as_ref().filter(|_| self.decision.held);
         self.report.view.complete = self.decision.incomplete.is_none();
         self.report.view.failed =
-            held.into_iter().chain(lacking).chain(&self.failed).map(ToString::to_string).collect();
+            held.into_iter().chain(lacking).chain(self.failed_now()).map(ToString::to_string).collect();
         self.report.view.applied = view.is_some() && self.report.view.failed.is_empty();
         let problems = self
             .standing
@@ -328,7 +330,7 @@ impl Reconciler {
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .cloned()
             .chain(self.decision.problems(view))
-            .chain(self.failed.iter().cloned());
+            .chain(self.failed_now().cloned());
         self.report.problems = problems.collect();
         match self.node.kernel().drops() {
             Ok(drops) => summary::drops(&mut self.report, drops),

@@ -14,7 +14,6 @@ use crate::config::NodeArgs;
 use crate::source::Source;
 use crate::source::snapshot::Snapshot;
 use crate::wireguard;
-use crate::wireguard::key::PrivateKey;
 
 /// Options of `corax plan`.
 #[derive(Args, Debug)]
@@ -45,12 +44,10 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     let mut problems = Vec::new();
     let key = wireguard::key::load(&args.state.state_dir)?
         .or_else(|| wireguard::running_key(wireguard::DEFAULT_DEVICE));
-    let has_key = key.is_some();
-    let key = key.unwrap_or_else(|| {
+    if key.is_none() {
         let what = "is not there yet; the lines name one that the agent will not have";
         problems.push(Problem::new("the WireGuard key", what, "make it with `corax key`"));
-        PrivateKey::generate()
-    });
+    }
     let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
     let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
     source.read();
@@ -74,10 +71,9 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let facts = node.facts(&view);
-    let mut decision = node.decide(&view, facts, source.current().complete, &Desired::nothing());
+    let decision = node.decide(&view, facts, source.current().complete, &Desired::nothing());
     problems
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
-    decision.wrong_key = decision.wrong_key.filter(|_| has_key);
     let changes = match decision.held {
         true => Vec::new(),
         false => corax_core::plan::plan(&decision.desired, node.observed()),

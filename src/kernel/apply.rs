@@ -73,12 +73,11 @@ impl Verb {
 
 /// A change cannot be told to the kernel as things are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Impossible(pub(super) String);
-
-impl Impossible {
-    fn missing(device: Device) -> Self {
-        Self(format!("{device} is not there"))
-    }
+pub(super) enum Impossible {
+    /// A device that it refers to is not there.
+    Missing(Device),
+    /// Something of somebody else is in its place.
+    InItsPlace(String),
 }
 
 impl Batch {
@@ -149,11 +148,11 @@ impl Batch {
         number: usize,
         change: &Change,
     ) -> Result<(), Impossible> {
-        let overlay = || mirror.overlay().ok_or(Impossible::missing(Device::Overlay));
+        let overlay = || mirror.overlay().ok_or(Impossible::Missing(Device::Overlay));
         match change {
             Change::AddLink(device, link) => self.add_link(socket, number, *device, link),
             Change::SetLink(device, link) => {
-                let index = mirror.index(*device).ok_or(Impossible::missing(*device))?;
+                let index = mirror.index(*device).ok_or(Impossible::Missing(*device))?;
                 let held = mirror.observed.links.get(device);
                 self.set_link(socket, number, index, held, link);
             }
@@ -169,7 +168,7 @@ impl Batch {
                 }
             }
             Change::PutAddress(address, scope) => {
-                let index = mirror.index(address.device).ok_or(Impossible::missing(address.device))?;
+                let index = mirror.index(address.device).ok_or(Impossible::Missing(address.device))?;
                 self.put_address(socket, mirror, number, index, address, *scope);
             }
             Change::DeleteAddress(address) => {
@@ -204,7 +203,10 @@ impl Batch {
             }
             Change::PutNexthop(id, gateway) => {
                 if mirror.foreign_nexthops.contains(id) {
-                    return Err(Impossible(format!("nexthop id {} is in use by somebody else", id.0)));
+                    return Err(Impossible::InItsPlace(format!(
+                        "nexthop id {} is in use by somebody else",
+                        id.0
+                    )));
                 }
                 let overlay = overlay()?;
                 let header = nexthop::put_header(*gateway);
@@ -214,7 +216,7 @@ impl Batch {
             }
             Change::DeleteNexthop(id) => {
                 if mirror.foreign_nexthops.contains(id) {
-                    return Err(Impossible(format!("nexthop id {} is somebody else's", id.0)));
+                    return Err(Impossible::InItsPlace(format!("nexthop id {} is somebody else's", id.0)));
                 }
                 let header = nexthop::plain_header();
                 self.push(socket, number, Verb::delete(nexthop::RTM_DELNEXTHOP), &header, |writer| {
@@ -386,12 +388,12 @@ impl Batch {
     ) -> Result<(), Impossible> {
         if let Some(protocol) = mirror.foreign_routes.get(key) {
             let (prefix, table) = (key.prefix, key.table.number());
-            return Err(Impossible(format!(
+            return Err(Impossible::InItsPlace(format!(
                 "a route of protocol {protocol} is in its place: ip route del {prefix} table {table}"
             )));
         }
         let link = match put.via {
-            Via::Device(device) => Some(mirror.index(device).ok_or(Impossible::missing(device))?),
+            Via::Device(device) => Some(mirror.index(device).ok_or(Impossible::Missing(device))?),
             _ => None,
         };
         if mirror.doubled_routes.contains(key) {

@@ -7,8 +7,6 @@ use corax_core::object::LinkKind;
 use corax_core::problem::Problem;
 use nix::errno::Errno;
 
-use super::run::UNGUARDED;
-
 /// Why the kernel shell cannot work, or could not read something.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -76,10 +74,23 @@ impl fmt::Display for Failure {
     }
 }
 
+/// Whether a change that was not taken may be the victim of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// Something that it refers to is not there, or is down.
+    Absent,
+    /// It is the overlay, and there is no table that says who may speak to it.
+    Table,
+    /// Nothing: it is refused for what it is.
+    Nothing,
+}
+
 /// A change that the kernel did not take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{change}: {meaning}{}{}", joined(": ", .text), joined("; ", .remedy))]
 pub(crate) struct ApplyError {
+    /// What it lacks.
+    pub(crate) lack: Lack,
     /// The line that does the same by hand.
     pub(crate) change: String,
     /// What is wrong.
@@ -94,23 +105,33 @@ impl ApplyError {
     /// An error of a change, in words.
     #[must_use]
     pub(crate) fn new(change: &Change, meaning: impl Into<String>) -> Self {
-        Self { change: line(change), meaning: meaning.into(), text: None, remedy: None }
+        let (lack, meaning) = (Lack::Nothing, meaning.into());
+        Self { lack, change: line(change), meaning, text: None, remedy: None }
+    }
+
+    /// An error of a change that refers to what is not there.
+    #[must_use]
+    pub(crate) fn absent(change: &Change, meaning: impl Into<String>) -> Self {
+        Self { lack: Lack::Absent, ..Self::new(change, meaning) }
+    }
+
+    /// An error of what would let the overlay up without a table.
+    #[must_use]
+    pub(crate) fn unguarded(change: &Change) -> Self {
+        let meaning = "without the table that says who may speak to it, the overlay stays down";
+        Self { lack: Lack::Table, ..Self::new(change, meaning) }
     }
 
     /// What it means to who runs the node.
     pub(crate) fn problem(&self) -> Problem {
-        let Self { change, meaning, text, remedy } = self;
+        let Self { change, meaning, text, remedy, .. } = self;
         let remedy = remedy.as_deref().unwrap_or("see what stands in its way; it is tried again");
         Problem::new(change, format!("{meaning}{}", joined(": ", text)), remedy)
     }
 
-    /// Whether nothing is wrong with it but that there is no table.
-    pub(crate) fn wants_table(&self) -> bool {
-        self.meaning == UNGUARDED
-    }
-
     pub(super) fn of(change: &Change, failure: &Failure) -> Self {
         Self {
+            lack: if is_absence(change, failure.errno) { Lack::Absent } else { Lack::Nothing },
             change: line(change),
             meaning: meaning(failure.errno).to_owned(),
             text: failure.text.as_deref().map(str::to_owned),
@@ -151,6 +172,18 @@ fn meaning(errno: Errno) -> &'static str {
         Errno::EMSGSIZE => "too large for one message",
         Errno::ENOSPC | Errno::ENFILE | Errno::EMFILE => "a limit of the kernel is reached",
         _ => errno.desc(),
+    }
+}
+
+/// Whether the kernel says of a change that something it refers to is not there. Of a nexthop object, a source, or a
+/// nexthop's device that is missing, it only says that the message is invalid.
+fn is_absence(change: &Change, errno: Errno) -> bool {
+    match errno {
+        Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN | Errno::ENETUNREACH => true,
+        Errno::EINVAL => matches!(change, Change::PutRoute(..) | Change::PutNexthop(..)),
+        // The file of a device's setting, and the set of an element.
+        Errno::ENOENT => matches!(change, Change::PutSysctl(..) | Change::ChangeElements { .. }),
+        _ => false,
     }
 }
 

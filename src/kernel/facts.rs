@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use corax_core::facts::Facts;
+use corax_core::name::NodeName;
 use corax_core::object::{Device, FWMARK, Link, LinkKind};
 use corax_core::prefix::{Family, Prefix, is_host_address};
 use corax_core::problem::Problem;
@@ -35,8 +36,8 @@ pub(crate) struct UdpPort {
 pub(crate) struct FactsQuery {
     /// The node's own underlay address.
     pub(crate) underlay: Option<IpAddr>,
-    /// That of a member that it speaks to.
-    pub(crate) member: Option<IpAddr>,
+    /// Members that it speaks to, and theirs: one for each way that may have another source.
+    pub(crate) members: Vec<(NodeName, IpAddr)>,
     /// Endpoints of its tunnels.
     pub(crate) endpoints: Vec<IpAddr>,
     /// UDP ports that it speaks by.
@@ -73,7 +74,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
         Problem::new(format!("address {address}"), what, "correct the node's privateIP in the Gateway's status, or give the node that address")
     }));
     if missing.is_none() {
-        facts.problems.extend(other_source(socket, mirror, query));
+        facts.problems.extend(other_sources(socket, mirror, query));
     }
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
@@ -93,22 +94,33 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     facts
 }
 
-/// The kernel chooses where VXLAN over IPv4 comes from by the route, as it would the first of several addresses.
-fn other_source(socket: &mut Socket, mirror: &Mirror, query: &FactsQuery) -> Option<Problem> {
-    let (own, member) = (query.underlay?, query.member.filter(IpAddr::is_ipv4)?);
+/// The kernel chooses where VXLAN over IPv4 comes from by the route, as it would the first of several addresses. Of each
+/// address that is not the node's own, the first member who sees it is told.
+fn other_sources(socket: &mut Socket, mirror: &Mirror, query: &FactsQuery) -> Vec<Problem> {
+    let Some(own) = query.underlay.filter(IpAddr::is_ipv4) else { return Vec::new() };
     if let Some(Link { kind: LinkKind::Vxlan(vxlan), .. }) = mirror.observed.links.get(&Device::Overlay)
         && vxlan.local.is_some()
     {
-        return None;
+        return Vec::new();
     }
-    let source = way(socket, member, 0)?.source.filter(|source| *source != own)?;
-    let what = format!(
-        "is this node's privateIP in its Gateway, and what it sends to other members comes from {source}: they take it for a stranger's"
-    );
-    let remedy = format!(
-        "make {source} its privateIP, or give `src {own}` to the route that `ip route get {member}` goes by"
-    );
-    Some(Problem::new(format!("address {own}"), what, remedy))
+    let mut seen_by = BTreeMap::new();
+    for member in query.members.iter().filter(|(_, address)| address.is_ipv4()) {
+        if let Some(source) = way(socket, member.1, 0).and_then(|way| way.source) {
+            seen_by.entry(source).or_insert(member);
+        }
+    }
+    let only = seen_by.len() == 1;
+    let others = seen_by.into_iter().filter(|(source, _)| *source != own);
+    let problem = |(source, (node, address)): (IpAddr, &(NodeName, IpAddr))| {
+        let what = format!(
+            "is this node's privateIP in its Gateway, and what it sends to the member {node} ({address}) comes from {source}: \
+             that one takes it for a stranger's"
+        );
+        let route = format!("give `src {own}` to the route that `ip route get {address}` goes by");
+        let remedy = if only { format!("make {source} its privateIP, or {route}") } else { route };
+        Problem::new(format!("address {own}"), what, remedy)
+    };
+    others.map(problem).collect()
 }
 
 /// Addresses for documentation: nothing but a default route leads there (RFC 5737, RFC 3849).
@@ -124,7 +136,7 @@ fn underlay_link(mirror: &Mirror, underlay: Option<IpAddr>, defaults: &[Way]) ->
 }
 
 /// The networks that links of others are in, without link-local ones, which are nobody else's.
-fn networks(mirror: &Mirror) -> BTreeMap<Prefix, String> {
+pub(super) fn networks(mirror: &Mirror) -> BTreeMap<Prefix, String> {
     let name = |index| mirror.links.get(&index).map_or_else(String::new, |link| link.name.to_string());
     let held = mirror.foreign_addresses().filter(|held| is_host_address(held.address));
     let held = held.map(|held| (Prefix::new(held.address, held.length), name(held.index)));

@@ -17,9 +17,6 @@ use super::{Elsewhere, GROUPS, Kernel, dump, facts, sysctl};
 /// From so many messages in a row, reading all anew afterwards costs less than hearing of each.
 const MANY: usize = 1024;
 
-/// Why the overlay stays down.
-pub(crate) const UNGUARDED: &str = "without the table that says who may speak to it, the overlay stays down";
-
 impl Kernel {
     /// Carries out changes in their order; one result each. What is true already succeeds. The mirror has seen all of
     /// it afterwards; who applied plans once more.
@@ -62,7 +59,7 @@ impl Kernel {
                             if run.unguarded
                                 && self.mirror.observed.links.get(device).is_some_and(|link| !link.up) =>
                         {
-                            run.set(number, Err(ApplyError::new(change, UNGUARDED)));
+                            run.set(number, Err(ApplyError::unguarded(change)));
                         }
                         _ => self.link(&mut run, number, change),
                     },
@@ -125,7 +122,7 @@ impl Kernel {
         }
         let Some((number, up)) = run.low.take() else { return };
         match run.changes.get(number) {
-            Some(change) if run.unguarded => run.set(number, Err(ApplyError::new(change, UNGUARDED))),
+            Some(change) if run.unguarded => run.set(number, Err(ApplyError::unguarded(change))),
             _ => self.link(run, number, &up),
         }
     }
@@ -158,8 +155,16 @@ impl Kernel {
     fn queue(&mut self, run: &mut Run<'_>, number: usize, change: &Change) {
         // The kernel announces an IPv6 address some time after it has taken it.
         self.mirror.stale.addresses |= matches!(change, Change::PutAddress(put, _) if put.address.is_ipv6());
-        if let Err(Impossible(meaning)) = run.batch.queue(&mut self.requests, &self.mirror, number, change) {
-            run.set(number, Err(ApplyError::new(change, meaning)));
+        if let Err(impossible) = run.batch.queue(&mut self.requests, &self.mirror, number, change) {
+            run.set(
+                number,
+                Err(match impossible {
+                    Impossible::Missing(device) => {
+                        ApplyError::absent(change, format!("{device} is not there"))
+                    }
+                    Impossible::InItsPlace(what) => ApplyError::new(change, what),
+                }),
+            );
         }
         if run.batch.is_full() {
             self.send(run);

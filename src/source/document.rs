@@ -29,16 +29,23 @@ const METADATA: [&str; 13] = [
 const SPEC: [&str; 3] = ["nodeSelector", "proxyConfig", "tunnelConfig"];
 
 /// How many unknown fields of a Gateway are told by name.
-const TOLD: usize = 8;
+pub(super) const TOLD: usize = 8;
 
-/// A document's objects, each with the fields of it that are not known.
+/// A document's objects, each with the fields of it that are not known. Of an empty List there are none.
 pub(super) struct Document(pub(super) Vec<(Gateway, Unknown)>);
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut ignored = Vec::new();
         let Top(form) = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)))?;
-        if let (Some(items), Some("List" | "GatewayList")) = (form.items, form.kind.as_deref()) {
+        if let Some(kind @ ("List" | "GatewayList")) = form.kind.as_deref() {
+            // Which Gateways are gone from it cannot be told, so nothing of its file is believed.
+            let Some(items) = form.items else {
+                let mut unknown = Unknown::default();
+                ignored.iter().for_each(|field| unknown.add(field));
+                let unknown = unknown.told().map(|told| format!("; {told}")).unwrap_or_default();
+                return Err(D::Error::custom(format!("a {kind} without `items`{unknown}")));
+            };
             let mut objects: Vec<_> =
                 items.into_iter().map(|gateway| (gateway, Unknown::default())).collect();
             for field in &ignored {
@@ -56,7 +63,6 @@ impl<'de> Deserialize<'de> for Document {
             metadata: form.metadata.unwrap_or_default(),
             spec: form.spec.unwrap_or_default(),
             status: form.status,
-            ..Gateway::default()
         };
         let mut unknown = Unknown::default();
         ignored.iter().for_each(|field| unknown.add(field));

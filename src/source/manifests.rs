@@ -166,7 +166,7 @@ impl Manifests {
                 self.stirred = Instant::now();
                 false
             }
-            Err(what) => {
+            Err(Bad { what, remedy }) => {
                 (seen.good, seen.again) = (false, true);
                 let then = if self.files.contains_key(name) {
                     "its last good Gateways stay"
@@ -176,7 +176,7 @@ impl Manifests {
                 let what = format!("{what}; {then}");
                 let gone = std::fs::metadata(&path).is_err_and(|error| is_gone(&error));
                 let remedy =
-                    if gone { "put back what it links to, or remove the link" } else { "correct the file" };
+                    if gone { "put back what it links to, or remove the link".to_owned() } else { remedy };
                 seen.problems = vec![Problem::new(object, what, remedy)];
                 false
             }
@@ -203,18 +203,30 @@ struct Loaded {
     problems: Vec<Problem>,
 }
 
-fn load(path: &Path, object: &str) -> Result<Loaded, String> {
+/// Why a file is no good.
+struct Bad {
+    what: String,
+    remedy: String,
+}
+
+impl From<String> for Bad {
+    fn from(what: String) -> Self {
+        Self { what, remedy: "correct the file".to_owned() }
+    }
+}
+
+fn load(path: &Path, object: &str) -> Result<Loaded, Bad> {
     let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !metadata.is_file() {
-        return Err("is no regular file".to_owned());
+        return Err("is no regular file".to_owned().into());
     }
     let length = metadata.len();
     if length > LARGEST {
-        return Err(format!("is {length} bytes long, more than {LARGEST}"));
+        return Err(format!("is {length} bytes long, more than {LARGEST}").into());
     }
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     if text.trim().is_empty() {
-        return Err("is empty".to_owned());
+        return Err("is empty".to_owned().into());
     }
     let documents: Vec<Document> = if path.extension().is_some_and(|extension| extension == "json") {
         let documents = serde_json::Deserializer::from_str(&text).into_iter();
@@ -224,14 +236,12 @@ fn load(path: &Path, object: &str) -> Result<Loaded, String> {
         serde_saphyr::from_multiple_with_options(&text, options)
             .map_err(|error| first_line(&error.to_string()))?
     };
+    let is_bare = documents.is_empty();
     let mut loaded = Loaded { gateways: Vec::new(), problems: Vec::new() };
     for (gateway, unknown) in documents.into_iter().flat_map(|Document(objects)| objects) {
-        let Gateway { kind, api_version, metadata, .. } = &gateway;
-        let name = &metadata.name;
-        if kind != KIND || api_version != API_VERSION {
-            let what = format!("{kind} {name} of {api_version:?} is left out");
-            let remedy = format!("only Gateways of {API_VERSION} are read");
-            loaded.problems.push(Problem::new(object, what, remedy));
+        let name = &gateway.metadata.name;
+        if gateway.kind != KIND || gateway.api_version != API_VERSION {
+            loaded.problems.push(Problem::new(object, left_out(&gateway), only_gateways("take it out")));
             continue;
         }
         // Whose Gateway this is cannot be told: it may be one that is there already.
@@ -243,10 +253,37 @@ fn load(path: &Path, object: &str) -> Result<Loaded, String> {
         loaded.gateways.push(gateway);
     }
     if loaded.gateways.is_empty() {
-        let left_out = loaded.problems.into_iter().next();
-        return Err(left_out.map_or_else(|| "holds no document".to_owned(), |problem| problem.what));
+        let (what, remedy) = match loaded.problems.into_iter().next() {
+            Some(Problem { what, .. }) => {
+                (format!("holds no Gateway: {what}"), only_gateways("remove the file"))
+            }
+            None if is_bare => {
+                ("holds no document".to_owned(), "write Gateways, or remove the file".to_owned())
+            }
+            None => {
+                ("holds an empty List".to_owned(), "write Gateways into it, or remove the file".to_owned())
+            }
+        };
+        return Err(Bad { what, remedy });
     }
     Ok(loaded)
+}
+
+/// What is told of an object that is no Gateway.
+fn left_out(Gateway { kind, api_version, metadata, .. }: &Gateway) -> String {
+    let name = if metadata.name.is_empty() { String::new() } else { format!(" {}", metadata.name) };
+    let object = match (kind.as_str(), api_version.as_str()) {
+        ("", "") => format!("an object{name} without kind and apiVersion"),
+        ("", version) => format!("an object{name} of {version:?} without kind"),
+        (kind, "") => format!("{kind}{name} without apiVersion"),
+        (kind, version) => format!("{kind}{name} of {version:?}"),
+    };
+    format!("{object} is left out")
+}
+
+/// What to do about an object that is no Gateway, `or` something else.
+fn only_gateways(or: &str) -> String {
+    format!("only Gateways of {API_VERSION} are read: correct kind and apiVersion, or {or}")
 }
 
 fn is_gone(error: &std::io::Error) -> bool {

@@ -44,9 +44,6 @@ pub struct Gateway {
     /// What the controller found and decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<GatewayStatus>,
-    /// The file that it was read from, to be told of it; no part of the resource.
-    #[serde(skip)]
-    pub file: String,
 }
 
 /// Metadata of an object.

@@ -24,7 +24,6 @@ pub fn domain(name: &str) -> Domain {
         metadata: Metadata { name: name.to_owned(), ..Metadata::default() },
         spec: GatewaySpec::default(),
         status: Some(GatewayStatus::default()),
-        file: String::new(),
     })
 }
 

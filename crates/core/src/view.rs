@@ -125,6 +125,19 @@ impl View {
     /// by name. A member whose new prefix is refused keeps its old ones.
     #[must_use]
     pub fn build(gateways: &[Gateway], settings: &Settings, previous: Option<&Self>) -> Self {
+        Self::of_files([("", gateways)], settings, previous)
+    }
+
+    /// The same, of Gateways with the name of the file that each came from, to be told of them; empty where there is none.
+    #[must_use]
+    pub fn of_files<'a>(
+        files: impl IntoIterator<Item = (&'a str, &'a [Gateway])>,
+        settings: &Settings,
+        previous: Option<&Self>,
+    ) -> Self {
+        let gateways = files.into_iter();
+        let gateways =
+            gateways.flat_map(|(file, gateways)| gateways.iter().map(move |gateway| (file, gateway)));
         build::build(gateways, settings, previous)
     }
 

@@ -3,11 +3,11 @@
 use corax_core::change::Change;
 use corax_core::facts::Facts;
 use corax_core::key::PublicKey;
-use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Table, Via};
+use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Sysctl, Table, Via};
 use corax_core::raven::Leftover;
 
 use super::support::*;
-use crate::kernel::{FactsQuery, Kernel, Probes};
+use crate::kernel::{FactsQuery, Kernel, Lack, Probes};
 
 fn facts(kernel: &mut Kernel) -> Facts {
     kernel.drain();
@@ -245,6 +245,42 @@ fn errors_name_the_line_the_reason_and_the_kernels_own_words() {
 }
 
 #[test]
+fn what_is_not_there_is_told_apart_from_what_is_refused_for_its_own_sake() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        let lacks = |kernel: &mut Kernel, changes: &[Change]| {
+            let results = kernel.apply(changes, &mut nowhere).into_iter();
+            results.map(|result| result.unwrap_err().lack).collect::<Vec<_>>()
+        };
+        let routes = |via, sources: [Option<&'static str>; 2]| {
+            ["10.77.0.0/24", "fd00:77::/64"].into_iter().zip(sources).map(move |(prefix, source)| {
+                let key = RouteKey { table: Table::Remote, prefix: prefix.parse().unwrap(), metric: 1024 };
+                Change::PutRoute(key, Route { via, source: source.map(address) })
+            })
+        };
+        let hops = ["240.0.0.2", "fe80::2"].into_iter().zip([NexthopId(0x4000_0071), NexthopId(0x4000_0072)]);
+        let hops: Vec<_> = hops.map(|(to, id)| Change::PutNexthop(id, address(to))).collect();
+        let by_device = || routes(Via::Device(Device::Overlay), [None, None]);
+        let setting = Change::PutSysctl(Device::Overlay, Sysctl::RpFilter, 2);
+        // No device, one that is down, one that is up.
+        let without: Vec<_> = hops.iter().cloned().chain(by_device()).chain([setting]).collect();
+        assert_eq!(lacks(&mut kernel, &without), [Lack::Absent; 5]);
+        sh("ip link add raven0 type vxlan id 200 dstport 4472 nolearning");
+        kernel.drain();
+        let down: Vec<_> = hops.into_iter().chain(by_device()).collect();
+        assert_eq!(lacks(&mut kernel, &down), [Lack::Absent; 4]);
+        sh("ip link set raven0 up");
+        kernel.drain();
+        let sourced = routes(Via::Device(Device::Overlay), [Some("10.77.0.1"), Some("fd00:77::1")]);
+        let absent: Vec<_> =
+            sourced.chain(routes(Via::Nexthop(NexthopId(0x4000_0073)), [None, None])).collect();
+        assert_eq!(lacks(&mut kernel, &absent), [Lack::Absent; 4]);
+        let strange = Change::PutFdb(mac(9), address("fd00::9"));
+        assert_eq!(lacks(&mut kernel, &[strange]), [Lack::Nothing]);
+    });
+}
+
+#[test]
 fn facts_tell_addresses_and_the_mtu_of_the_way() {
     in_namespace(|| {
         let mut kernel = Kernel::open().unwrap();
@@ -283,6 +319,47 @@ fn facts_tell_addresses_and_the_mtu_of_the_way() {
         sh("ip route change 203.0.113.0/24 via 192.0.2.1 mtu 1200");
         assert!(kernel.drain().facts);
         assert_eq!(kernel.facts(&query).path_mtu[&address("203.0.113.5")], 1200);
+    });
+}
+
+#[test]
+fn each_other_address_that_vxlan_would_come_from_is_told_with_a_member_who_sees_it() {
+    in_namespace(|| {
+        sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up
+            ip link add side0 type veth peer name side1; ip link set side0 up; ip link set side1 up
+            ip addr add 192.0.2.2/24 dev up0; ip addr add 198.51.100.2/24 dev side0
+            ip addr add 2001:db8:7::2/64 dev up0 nodad; ip addr add 2001:db8:7::3/64 dev up0 nodad
+            ip route add default via 192.0.2.1");
+        let mut kernel = Kernel::open().unwrap();
+        let query = |own: &str, members: &[(&str, &str)]| FactsQuery {
+            underlay: Some(address(own)),
+            members: members.iter().map(|(node, at)| (node.parse().unwrap(), address(at))).collect(),
+            ..FactsQuery::default()
+        };
+        let told = |kernel: &mut Kernel, query: &FactsQuery| {
+            let told = kernel.facts(query).problems.into_iter();
+            let told = told.filter(|problem| problem.object.starts_with("address "));
+            told.map(|problem| (problem.what, problem.remedy)).collect::<Vec<_>>()
+        };
+        let near = [("near", "192.0.2.9"), ("far", "203.0.113.9")];
+        assert_eq!(told(&mut kernel, &query("192.0.2.2", &near)), []);
+        // A second link has its own: a route can mend that, and another privateIP cannot.
+        let all = [near[0], near[1], ("aside", "198.51.100.9"), ("too", "198.51.100.10")];
+        let [(what, remedy)] = &told(&mut kernel, &query("192.0.2.2", &all))[..] else { panic!("one") };
+        assert!(what.contains("the member aside (198.51.100.9) comes from 198.51.100.2"), "{what}");
+        assert_eq!(remedy, "give `src 192.0.2.2` to the route that `ip route get 198.51.100.9` goes by");
+        let [(_, remedy)] = &told(&mut kernel, &query("198.51.100.2", &near))[..] else { panic!("one") };
+        assert!(remedy.starts_with("make 192.0.2.2 its privateIP, or give `src 198.51.100.2`"), "{remedy}");
+        // Over IPv6 the device says where its packets come from, and so it may over IPv4.
+        let six = query("2001:db8:7::3", &[("six", "2001:db8:7::9")]);
+        assert_eq!(told(&mut kernel, &six), []);
+        sh("ip link add raven0 type vxlan id 200 dstport 4472 local 192.0.2.2 nolearning
+            ip link set raven0 alias corax");
+        kernel.drain();
+        assert_eq!(told(&mut kernel, &query("192.0.2.2", &all)), []);
+        sh("ip link del raven0; ip route change 198.51.100.0/24 dev side0 src 192.0.2.2");
+        assert!(kernel.drain().facts);
+        assert_eq!(told(&mut kernel, &query("192.0.2.2", &all)), []);
     });
 }
 

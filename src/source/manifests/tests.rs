@@ -2,6 +2,7 @@ use std::fs;
 
 use corax_core::sample::demo;
 
+use super::super::document::TOLD;
 use super::*;
 
 fn lab() -> (tempfile::TempDir, Manifests) {
@@ -247,4 +248,66 @@ fn a_bare_list_is_refused_with_what_to_write_instead() {
         assert!(!told.what.contains('\n'), "{told}");
     }
     assert_eq!(names(&manifests), ["good"]);
+}
+
+#[test]
+fn a_file_without_a_gateway_keeps_its_last_ones_and_says_what_is_there_instead() {
+    let (directory, mut manifests) = lab();
+    put(&directory, &mut manifests, "good.yaml", &gateway("good"));
+    put(&directory, &mut manifests, "a.yaml", &gateway("one"));
+    let list = |field: &str| format!("apiVersion: v1\nkind: List\n{field}\n");
+    let stays = "; its last good Gateways stay";
+    let only = only_gateways("remove the file");
+    for (text, what, remedy) in [
+        (list("itmes: []"), "a List without `items`; unknown field itmes: not read", "correct the file"),
+        (
+            format!("{}---\n{}", gateway("one"), list("").replace("List", "GatewayList")),
+            "a GatewayList without `items`",
+            "correct the file",
+        ),
+        (list("items: []"), "holds an empty List", "write Gateways into it, or remove the file"),
+        ("# nothing yet\n".to_owned(), "holds no document", "write Gateways, or remove the file"),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: { name: x }\n".to_owned(),
+            "holds no Gateway: Service x of \"v1\" is left out",
+            &only,
+        ),
+        (
+            "metadata: {}\n".to_owned(),
+            "holds no Gateway: an object without kind and apiVersion is left out",
+            &only,
+        ),
+    ] {
+        let scan = put(&directory, &mut manifests, "a.yaml", &text);
+        let [problem] = &scan.problems[..] else { panic!("{:?}", scan.problems) };
+        // Where it stands comes before, or behind.
+        let said = problem.what.strip_suffix(stays).is_some_and(|said| said.contains(what));
+        assert!(said && problem.remedy == remedy, "{problem}");
+        assert!(!problem.what.contains("  ") && !problem.what.contains('\n'), "{problem}");
+        assert_eq!(names(&manifests), ["one", "good"]);
+    }
+    let beside = format!("{}---\n{}", gateway("one"), list("items: []"));
+    assert_eq!(put(&directory, &mut manifests, "a.yaml", &beside).problems, []);
+}
+
+#[test]
+fn of_many_unknown_fields_some_are_told_by_name_and_the_rest_counted() {
+    let (directory, mut manifests) = lab();
+    let many = |count| -> String { (0..count).map(|number| format!("x{number}: 1\n")).collect() };
+    let told = |scan: Scan| scan.problems.into_iter().map(|problem| problem.what).collect::<Vec<_>>();
+    let eight = "unknown fields x0, x1, x2, x3, x4, x5, x6, x7";
+    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &many(TOLD)));
+    assert_eq!(told(scan), [format!("{eight}: not read")]);
+    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &many(TOLD + 2)));
+    assert_eq!(told(scan), [format!("{eight}, 2 more: not read")]);
+}
+
+#[test]
+fn a_list_as_the_api_server_gives_it_is_read() {
+    let (directory, mut manifests) = lab();
+    let list = serde_json::json!({
+        "apiVersion": API_VERSION, "kind": "GatewayList", "metadata": { "continue": "" }, "items": demo(),
+    });
+    assert_eq!(put(&directory, &mut manifests, "a.json", &list.to_string()).problems, []);
+    assert_eq!(names(&manifests), ["cloud", "site", "box"]);
 }

@@ -72,6 +72,24 @@ fn a_domain_that_shares_no_family_with_a_node_is_told_once() {
 }
 
 #[test]
+fn extra_cidrs_are_of_a_family_too() {
+    let gateways = |here: &str, there: &str| -> [Gateway; 2] {
+        let four = domain("four").node("f1", "10.0.0.1", &["10.1.0.0/24"]).public("f1", "198.51.100.1");
+        let six = domain("six").node("s1", "10.0.1.1", &["fd00:2::/64"]).public("s1", "198.51.100.2");
+        [four.extra(here).into(), six.extra(there).into()]
+    };
+    let told = |here, there, node| {
+        let problems = of(&gateways(here, there), node).problems;
+        problems.iter().filter(|problem| problem.what.contains("nothing of it is reached")).count()
+    };
+    assert_eq!([told("", "", "f1"), told("", "", "s1")], [1, 1]);
+    assert_eq!([told("10.9.0.0/24", "", "f1"), told("10.9.0.0/24", "", "s1")], [1, 1]);
+    // A gateway node answers for its domain's.
+    assert_eq!([told("fd00:9::/64", "", "f1"), told("fd00:9::/64", "", "s1")], [0, 0]);
+    assert_eq!([told("", "10.9.0.0/24", "f1"), told("", "10.9.0.0/24", "s1")], [0, 0]);
+}
+
+#[test]
 fn in_mesh_a_member_speaks_to_all() {
     let member = with(&demo(), "c2", &Facts::default(), |local| local.mesh = true);
     assert_eq!(names(&member.vteps), ["c1", "c3"]);

@@ -11,10 +11,15 @@ use crate::name::{DomainName, NodeName};
 use crate::prefix::Prefix;
 use crate::problem::Problem;
 
-pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<&View>) -> View {
+/// The view of Gateways, each with the name of its file.
+pub(super) fn build<'a>(
+    gateways: impl Iterator<Item = (&'a str, &'a Gateway)>,
+    settings: &Settings,
+    previous: Option<&View>,
+) -> View {
     let mut problems = Vec::new();
     let mut parsed: BTreeMap<DomainName, Parsed<'_>> = BTreeMap::new();
-    for gateway in gateways {
+    for (file, gateway) in gateways {
         let object = format!("Gateway {}", gateway.metadata.name);
         let name: DomainName = match gateway.metadata.name.parse() {
             Ok(name) => name,
@@ -24,7 +29,7 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
             }
         };
         if let Some(first) = parsed.get(&name) {
-            let files = match (first.file, gateway.file.as_str()) {
+            let files = match (first.file, file) {
                 ("", _) | (_, "") => String::new(),
                 (first, second) if first == second => format!(" in {first}"),
                 (first, second) => format!(", in {first} and in {second}"),
@@ -34,7 +39,7 @@ pub(super) fn build(gateways: &[Gateway], settings: &Settings, previous: Option<
             continue;
         }
         let before = previous.and_then(|view| view.domains.get(&name));
-        parsed.insert(name.clone(), parse(name, gateway, settings, before, &mut problems));
+        parsed.insert(name.clone(), parse(name, (file, gateway), settings, before, &mut problems));
     }
     one_domain_a_node(&mut parsed, previous, &mut problems);
     let (mut domains, taken) = assemble(parsed.into_values().collect(), settings, previous, &mut problems);

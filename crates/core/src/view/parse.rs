@@ -60,7 +60,7 @@ pub(super) struct Asked {
 /// A Gateway, parsed.
 pub(super) struct Parsed<'a> {
     pub name: DomainName,
-    /// The manifest that it came from; empty where there is none.
+    /// The file that it came from; empty where there is none.
     pub file: &'a str,
     pub created: &'a str,
     pub members: Vec<Candidate>,
@@ -71,7 +71,7 @@ pub(super) struct Parsed<'a> {
 /// Parses a Gateway. What is wrong costs itself, and leaves what was there `before`.
 pub(super) fn parse<'a>(
     name: DomainName,
-    gateway: &'a Gateway,
+    (file, gateway): (&'a str, &'a Gateway),
     settings: &Settings,
     before: Option<&Domain>,
     problems: &mut Vec<Problem>,
@@ -80,7 +80,6 @@ pub(super) fn parse<'a>(
     let status = gateway.status.as_ref().filter(|status| !status.nodes.is_empty());
     let object = format!("Gateway {name}");
     let created = &gateway.metadata.creation_timestamp;
-    let file = &gateway.file;
     let had = before.filter(|domain| !domain.members.is_empty());
     let empty = |status: &GatewayStatus| status.active_endpoints.is_empty();
     if status.is_none() && (had.is_some() || !gateway.status.as_ref().is_some_and(empty)) {
