@@ -59,11 +59,12 @@ impl Silence {
             seen.since.get_or_insert(now);
         }
         (seen.sent, seen.received, seen.handshake_age) = (sent, received, handshake_age);
-        let since = seen.since.filter(|since| now.duration_since(*since) >= PATIENCE)?;
+        seen.since.filter(|since| now.duration_since(*since) >= PATIENCE)?;
         let endpoint = tunnel.endpoint.as_deref().unwrap_or("it, which has to speak first");
         Some(Problem::new(
             format!("tunnel to {} of Gateway {}", tunnel.node, tunnel.domain),
-            format!("no handshake for {} s of trying", now.duration_since(since).as_secs() / 10 * 10),
+            // The same words as long as it lasts: the log tells of each once.
+            format!("no handshake for more than {} s of trying", PATIENCE.as_secs()),
             format!(
                 "see that UDP to {endpoint} gets through, that VPN_CONNECTION_PSK is the same there, and that its \
                  config.publicKey is what `corax key` prints there"
