@@ -101,9 +101,10 @@ impl Drop for Containerd<'_> {
     fn drop(&mut self) {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
-        // Shims outlive their daemon: those of this socket, and what they run.
+        // Shims outlive their daemon: those of this node's socket, and what they run.
         self.node.sh(
             "for p in /proc/[0-9]*; do
+                 [ \"$(readlink $p/ns/mnt)\" = \"$(readlink /proc/self/ns/mnt)\" ] || continue
                  tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q -e '-address [/]run/ctd/containerd.sock' && kill -9 ${p#/proc/} || true
              done",
         );
