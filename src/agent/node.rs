@@ -1,5 +1,6 @@
 //! One node: what it should have, what it has, and the way from one to the other. Shared by the agent and `corax plan`.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -18,7 +19,7 @@ use corax_core::prefix::{Family, Prefix};
 use corax_core::problem::Problem;
 use corax_core::raven::Gate;
 use corax_core::topology::{Local, Role, Topology};
-use corax_core::view::{Domain, Member, View};
+use corax_core::view::{Domain, View};
 use tracing::{debug, warn};
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
@@ -389,14 +390,25 @@ fn spoken_to(
     all: bool,
     networks: &BTreeMap<Prefix, String>,
 ) -> Vec<(NodeName, IpAddr)> {
+    let mut longest: Vec<&Prefix> = networks.keys().collect();
+    longest.sort_by_key(|network| Reverse(network.length()));
     let gateway = domain.gateway().and_then(|gateway| domain.member(&gateway.node));
     let rest = domain.members.iter().filter(|_| all);
-    let mut first: BTreeMap<Option<Prefix>, &Member> = BTreeMap::new();
+    let mut first = vec![None; longest.len() + 1];
+    let mut left = first.len();
     for other in gateway.into_iter().chain(rest).filter(|other| other.node != *node) {
-        let within = networks.keys().filter(|network| network.contains(other.underlay));
-        first.entry(within.max_by_key(|network| network.length()).copied()).or_insert(other);
+        let within = longest.iter().position(|network| network.contains(other.underlay));
+        let place = &mut first[within.unwrap_or(longest.len())];
+        if place.is_none() {
+            *place = Some(other);
+            left -= 1;
+        }
+        if left == 0 {
+            break;
+        }
     }
-    first.into_values().take(ASKED).map(|other| (other.node.clone(), other.underlay)).collect()
+    let found = first.into_iter().rev().flatten();
+    found.take(ASKED).map(|other| (other.node.clone(), other.underlay)).collect()
 }
 
 /// The key that others are told of is not the node's own: no handshake can succeed.
