@@ -1,7 +1,5 @@
 //! Underlays of every size: the largest packet passes, one byte more is answered with the size that fits, TCP goes on.
 
-use std::time::Duration;
-
 use crate::agent::SOON;
 use crate::await_::{eventually, patience};
 use crate::lab::{Lab, Node, Plan};
@@ -11,36 +9,48 @@ use crate::traffic::{PORT, fetch};
 const OVERHEAD: usize = 80;
 /// No device that carries IPv6 is smaller; what is too large then goes out in fragments.
 const LEAST: usize = 1280;
+/// The kernel does not cut VXLAN over IPv6: on smaller underlays members are not reached by IPv6.
+const LEAST_OVER_IPV6: usize = 1350;
 
 /// From the default to each size and on to the next: all links of the underlay, and pods that could send as much.
 fn resize(lab: &Lab, mtu: usize) {
-    let set = "for link in $(ls /sys/class/net); do
-        case $link in lo|raven*) ;; *) ip link set $link mtu $MTU;; esac; done
-        ip route flush cache; ip -6 route flush cache";
-    let set = format!("MTU={mtu}; {set}");
+    let set = format!(
+        "for link in /sys/class/net/*; do
+             case ${{link##*/}} in
+                 lo|raven*) ;;
+                 cni0|pod) echo {0} >$link/mtu ;;
+                 *) echo {mtu} >$link/mtu ;;
+             esac
+         done
+         {FORGET}",
+        mtu.max(1500)
+    );
     lab.internet().sh(&set);
     for domain in ["alpha", "beta"] {
         lab.router(domain).sh(&set);
     }
     for node in lab.nodes() {
         node.space.sh(&set);
-        node.pod.sh(&format!("{set}; ip link set eth0 mtu {}", mtu.max(1500)));
-        node.space.sh(&format!("ip link set cni0 mtu {0}; ip link set pod mtu {0}", mtu.max(1500)));
+        node.pod.sh(&format!("echo {} >/sys/class/net/eth0/mtu; {FORGET}", mtu.max(1500)));
     }
 }
+
+/// What was learned of paths.
+const FORGET: &str = "echo 1 >/proc/sys/net/ipv4/route/flush; ip -6 route flush cache";
 
 /// One packet that must not be cut passes at this size, and not at the next.
 fn fits_exactly(from: &Node, to: &Node, mtu: usize) {
     for (address, headers) in [(to.pod4(), 28), (to.pod6(), 48)] {
-        let wait = patience(Duration::from_secs(2)).as_secs();
+        // Until the first answer, or the first that says why there is none.
+        let most = patience(SOON).as_secs();
         let ping =
-            |size: usize| format!("ping -n -M do -c 3 -i 0.3 -W {wait} -s {} {address}", size - headers);
+            |size: usize| format!("ping -n -M do -c 1 -i 0.3 -w {most} -s {} {address}", size - headers);
         from.pod.run(&ping(mtu));
         let told = from.pod.try_run(&ping(mtu + 1)).expect_err("it is too large");
         let right = format!("mtu{}{mtu}", if address.is_ipv4() { " = " } else { "=" });
         assert!(told.contains(&right), "{} to {address}, {mtu}: {told}", from.name);
         // What the pod has learned is for this destination; the next size wants to be told again.
-        from.pod.sh("ip route flush cache; ip -6 route flush cache");
+        from.pod.sh(FORGET);
     }
 }
 
@@ -58,8 +68,10 @@ fn every_size(plans: &[Plan], sizes: &[usize]) {
                 if now.trim() == mtu.to_string() { Ok(()) } else { Err(now) }
             });
         }
-        let pairs = [("alpha-2", "beta-2"), ("beta-1", "alpha-1"), ("alpha-1", "beta-2")];
-        for (from, to) in pairs.map(|(from, to)| (lab.node(from), lab.node(to))) {
+        let gateways = underlay < LEAST_OVER_IPV6 && lab.node("alpha-1").address.is_ipv6();
+        let pairs = [("beta-1", "alpha-1"), ("alpha-2", "beta-2"), ("alpha-1", "beta-2")];
+        let pairs = if gateways { &pairs[..1] } else { &pairs[..] };
+        for (from, to) in pairs.iter().map(|(from, to)| (lab.node(from), lab.node(to))) {
             fits_exactly(from, to, mtu);
             for address in [to.pod4(), to.pod6()] {
                 fetch(&from.pod, (address, PORT).into(), 500_000)
@@ -76,7 +88,6 @@ fn packets_fit_whatever_an_underlay_of_ipv4_carries() {
 
 #[test]
 fn packets_fit_whatever_an_underlay_of_ipv6_carries() {
-    // The kernel does not cut VXLAN over IPv6: under 1350 bytes IPv6 does not fit inside.
     let plans = [Plan::public("alpha", 2).over_ipv6(), Plan::public("beta", 2).over_ipv6().mesh()];
-    every_size(&plans, &[1492, 1400, 9000, 1500]);
+    every_size(&plans, &[1492, 1400, 1280, 9000, 1500]);
 }

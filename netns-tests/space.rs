@@ -2,12 +2,12 @@
 //! everything that runs inside is in the holder's process namespace.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::await_::eventually;
 
 /// Which Debian package a program is in.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("bridge", "iproute2"),
     ("conntrack", "conntrack"),
     ("ip", "iproute2"),
@@ -24,7 +24,6 @@ const PACKAGES: [(&str, &str); 14] = [
     ("ipset", "ipset"),
     ("iptables-restore", "iptables"),
     ("nft", "nftables"),
-    ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("tcpdump", "tcpdump"),
     ("unshare", "util-linux"),
@@ -36,15 +35,16 @@ const PACKAGES: [(&str, &str); 14] = [
 /// orphaned inside is buried. It ends with its standard input.
 const HOLDER: &str = "
 set -e
-ip link set lo up
+mount -a -T \"$1\"
+echo 0x9 >/sys/class/net/lo/flags # up, a loopback
 for scope in all default; do echo 0 >/proc/sys/net/ipv6/conf/$scope/accept_dad; done
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /var/lib
-mount -t sysfs sysfs /sys
 trap : CHLD
 echo up
 while read -r _; do :; done
 ";
+
+/// File systems of the holder's own; one process mounts all of them.
+const FSTAB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/fixtures/space.fstab");
 
 /// A network, mount and process namespace.
 pub struct Space {
@@ -68,7 +68,7 @@ impl Space {
                 "--propagation",
                 "private",
             ])
-            .args(["bash", "-c", HOLDER])
+            .args(["bash", "-c", HOLDER, "holder", FSTAB])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -86,29 +86,41 @@ impl Space {
         PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()))
     }
 
-    fn inside(&self) -> Command {
-        let pid = self.holder.id();
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/proc/{pid}/ns/net"))
-            .arg(format!("--mount=/proc/{pid}/ns/mnt"))
-            .arg(format!("--pid=/proc/{pid}/ns/pid_for_children"))
-            .arg("--");
-        command
+    /// Starts a command from a thread that has entered all namespaces.
+    #[track_caller]
+    fn inside<T: Send>(&self, words: &[&str], start: impl FnOnce(Command) -> io::Result<T> + Send) -> T {
+        let (program, arguments) = words.split_first().expect("a command");
+        let kinds = [
+            ("net", CloneFlags::CLONE_NEWNET),
+            ("mnt", CloneFlags::CLONE_NEWNS),
+            ("pid_for_children", CloneFlags::CLONE_NEWPID),
+        ];
+        let doors = kinds.map(|(name, kind)| {
+            let door = File::open(format!("/proc/{}/ns/{name}", self.holder.id()));
+            (door.expect("the namespace is held"), kind)
+        });
+        let started = on_thread(|| {
+            // A mount namespace is entered by whoever shares no directories.
+            unshare(CloneFlags::CLONE_FS).expect("a thread may have directories of its own");
+            for (door, kind) in doors {
+                setns(door, kind).expect("root may enter a namespace");
+            }
+            let mut command = Command::new(program);
+            command.args(arguments);
+            start(command)
+        });
+        started.unwrap_or_else(|error| cannot_run(program, &error))
     }
 
     /// Runs lines of `ip`, as `ip -batch` reads them.
     #[track_caller]
     pub fn ip(&self, lines: &str) {
-        let mut batch = Command::new("nsenter")
-            .arg(format!("--net={}", self.net().display()))
-            .args(["--", "ip", "-batch", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("nsenter runs");
-        batch.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("ip reads");
-        let output = batch.wait_with_output().expect("ip ends");
+        let output = self.enter(|| {
+            let mut command = Command::new("ip");
+            command.args(["-batch", "-"]);
+            feed(command, lines)
+        });
+        let output = output.unwrap_or_else(|error| cannot_run("ip", &error));
         let why = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {why}of:\n{lines}", self.name);
     }
@@ -116,16 +128,7 @@ impl Space {
     /// Feeds a program's standard input.
     #[track_caller]
     pub fn feed(&self, words: &[&str], input: &str) -> String {
-        let mut child = self
-            .inside()
-            .args(words)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("nsenter runs");
-        child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads");
-        self.checked(words, child.wait_with_output().expect("it ends"))
+        self.checked(words, self.inside(words, |command| feed(command, input)))
     }
 
     /// Loads nftables rules.
@@ -147,7 +150,6 @@ impl Space {
         let output = self.output(&words);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
-        present(&words, &why);
         if output.status.success() { Ok(text) } else { Err(text + &why) }
     }
 
@@ -158,14 +160,14 @@ impl Space {
         self.checked(&words, self.output(&words))
     }
 
+    #[track_caller]
     fn output(&self, words: &[&str]) -> Output {
-        self.inside().args(words).stdin(Stdio::null()).output().expect("nsenter runs")
+        self.inside(words, |mut command| command.stdin(Stdio::null()).output())
     }
 
     #[track_caller]
     fn checked(&self, words: &[&str], output: Output) -> String {
         let why = String::from_utf8_lossy(&output.stderr);
-        present(words, &why);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success(),
@@ -192,29 +194,27 @@ impl Space {
     /// Sets a sysctl below `net`.
     #[track_caller]
     pub fn set(&self, key: &str, value: &str) {
-        self.sh(&format!("echo {value} >/proc/sys/net/{key}"));
+        let written = self.enter(|| std::fs::write(format!("/proc/sys/net/{key}"), value));
+        written.unwrap_or_else(|error| panic!("{}: {key} = {value}: {error}", self.name));
     }
 
     /// Starts a command that runs until it is ended.
-    pub fn spawn(&self, words: &[&str], adjust: impl FnOnce(&mut Command)) -> Process {
-        let mut command = self.inside();
-        command.args(words).stdin(Stdio::null());
-        adjust(&mut command);
-        let outer = command.spawn().expect("nsenter runs");
-        let name = format!("{}: {}", self.name, words.first().expect("a command"));
-        let pid = child_of(&outer, &name);
-        Process { name, outer, pid }
+    #[track_caller]
+    pub fn spawn(&self, words: &[&str], adjust: impl FnOnce(&mut Command) + Send) -> Process {
+        let child = self.inside(words, |mut command| {
+            command.stdin(Stdio::null());
+            adjust(&mut command);
+            command.spawn()
+        });
+        Process { name: format!("{}: {}", self.name, words.first().expect("a command")), child }
     }
 
     /// Runs a function on a thread that has entered the network namespace. Sockets that it opens belong there.
     pub fn enter<T: Send>(&self, function: impl FnOnce() -> T + Send) -> T {
         let net = File::open(self.net()).expect("the namespace is held");
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                setns(net, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
-                function()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        on_thread(|| {
+            setns(net, CloneFlags::CLONE_NEWNET).expect("root may enter a namespace");
+            function()
         })
     }
 }
@@ -227,40 +227,44 @@ impl Drop for Space {
     }
 }
 
-#[track_caller]
-fn present(words: &[&str], why: &str) {
-    if why.contains("failed to execute") {
-        let tool = words.first().expect("a command");
-        let package = PACKAGES.iter().find(|(name, _)| name == tool).map_or(*tool, |(_, package)| *package);
-        panic!("cannot run {tool}: apt-get install {package}");
-    }
+/// Runs a function on a thread of its own, which ends with it.
+fn on_thread<T: Send>(function: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        scope.spawn(function).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
-/// The process that `nsenter` forked into the process namespace.
-fn child_of(outer: &Child, name: &str) -> Pid {
-    let list = format!("/proc/{0}/task/{0}/children", outer.id());
-    eventually(name, Duration::from_secs(5), || {
-        let text = std::fs::read_to_string(&list).map_err(|error| error.to_string())?;
-        let first = text.split_whitespace().next().ok_or("not started")?;
-        first.parse().map(Pid::from_raw).map_err(|error: std::num::ParseIntError| error.to_string())
-    })
+/// Runs a command whose standard input is this.
+fn feed(mut command: Command, input: &str) -> io::Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().expect("it is piped").write_all(input.as_bytes())?;
+    child.wait_with_output()
+}
+
+#[track_caller]
+fn cannot_run(program: &str, error: &io::Error) -> ! {
+    if error.kind() == ErrorKind::NotFound {
+        let package = PACKAGES.iter().find(|(name, _)| *name == program);
+        let package = package.map_or(program, |(_, package)| *package);
+        panic!("cannot run {program}: apt-get install {package}");
+    }
+    panic!("{program}: {error}")
 }
 
 /// A running command.
 pub struct Process {
     name: String,
-    outer: Child,
-    pid: Pid,
+    child: Child,
 }
 
 impl Process {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
     /// Sends a signal to the command itself. One that is stopped has stopped when this returns.
     pub fn signal(&self, signal: Signal) {
-        if signal == Signal::SIGCONT {
-            // `nsenter` stops along with what it runs.
-            let _ = kill(Pid::from_raw(self.outer.id().cast_signed()), signal);
-        }
-        kill(self.pid, signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
+        kill(self.pid(), signal).unwrap_or_else(|error| panic!("{}: {signal}: {error}", self.name));
         if signal == Signal::SIGSTOP {
             eventually(&format!("{} stops", self.name), Duration::from_secs(5), || self.stopped());
         }
@@ -268,7 +272,7 @@ impl Process {
 
     fn stopped(&self) -> Result<(), String> {
         let tasks =
-            std::fs::read_dir(format!("/proc/{}/task", self.pid)).map_err(|error| error.to_string())?;
+            std::fs::read_dir(format!("/proc/{}/task", self.pid())).map_err(|error| error.to_string())?;
         for task in tasks.flatten() {
             let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             // After the name, which may hold blanks.
@@ -281,7 +285,7 @@ impl Process {
 
     /// Processor time that the command itself has used.
     pub fn used(&self) -> Duration {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         // Fields after the name, which may hold blanks: user and system time are the 12th and 13th, in hundredths.
         let (_, fields) = text.rsplit_once(") ").unwrap_or_default();
         let ticks = |at| fields.split(' ').nth(at).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
@@ -290,7 +294,7 @@ impl Process {
 
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
-        matches!(self.outer.try_wait(), Ok(None))
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Sends a signal, and waits for the end.
@@ -298,29 +302,29 @@ impl Process {
         if self.runs() {
             self.signal(signal);
         }
-        self.outer.wait().expect("it is our child");
+        self.child.wait().expect("it is our child");
     }
 
     /// Waits for the end, and gives what it printed, which was piped.
     pub fn output(mut self) -> String {
         let mut text = String::new();
-        let mut output = self.outer.stdout.take().expect("it is piped");
+        let mut output = self.child.stdout.take().expect("it is piped");
         output.read_to_string(&mut text).expect("it prints text");
-        self.outer.wait().expect("it is our child");
+        self.child.wait().expect("it is our child");
         text
     }
 
     /// Its standard error, where that was piped.
     pub fn stderr(&mut self) -> Option<std::process::ChildStderr> {
-        self.outer.stderr.take()
+        self.child.stderr.take()
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         if self.runs() {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let _ = self.outer.wait();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 }
