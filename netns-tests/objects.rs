@@ -35,29 +35,37 @@ pub fn everything(space: &Space) -> BTreeSet<String> {
 
 /// What Corax keeps in the kernel of a node, without what traffic moves.
 pub fn ours(space: &Space) -> BTreeSet<String> {
-    let script = r"
+    let script = r#"
+        # mark TEXT COMMAND…: what it prints, each line behind the text. In an emulated guest each process counts.
+        mark() {
+            local text
+            text=$("${@:2}" 2>/dev/null)
+            [[ ! $text ]] || printf '%s\n' "$1${text//$'\n'/$'\n'$1}"
+        }
         for device in raven0 raven-wg0; do
-            ip -o -d link show $device 2>/dev/null | sed -E 's/^[0-9]+: //; s/ gso_[a-z_0-9]+ [0-9]+//g; s/ tso_[a-z_]+ [0-9]+//g; s/ gro_[a-z_0-9]+ [0-9]+//g; s/ num[tr]xqueues [0-9]+//g; s/ qlen [0-9]+//'
-            ip -o address show dev $device 2>/dev/null | sed -E 's/^[0-9]+: //'
-            ip neigh show dev $device nud permanent 2>/dev/null | sed s/^/neighbour:/
-            ip -6 neigh show dev $device nud permanent 2>/dev/null | sed s/^/neighbour:/
-            for key in ipv4/conf/$device/rp_filter ipv4/conf/$device/forwarding ipv4/conf/$device/send_redirects; do
-                echo $key $(cat /proc/sys/net/$key)
+            ip -o -d link show $device
+            ip -o address show dev $device
+        done 2>/dev/null |
+            sed -E 's/^[0-9]+: //; s/ gso_[a-z_0-9]+ [0-9]+//g; s/ tso_[a-z_]+ [0-9]+//g; s/ gro_[a-z_0-9]+ [0-9]+//g; s/ num[tr]xqueues [0-9]+//g; s/ qlen [0-9]+//'
+        for device in raven0 raven-wg0; do
+            for key in rp_filter forwarding send_redirects; do
+                echo $key $device $(</proc/sys/net/ipv4/conf/$device/$key)
             done
+        done 2>/dev/null
+        for family in -4 -6; do
+            mark neighbour: ip $family neigh show nud permanent
+            ip $family route show table all | grep -E ' table 902[6-9]( |$)'
+            ip $family rule show | grep -v -e lookup.local -e 'from all lookup main$' -e lookup.default
         done
-        bridge fdb show dev raven0 2>/dev/null | sed s/^/fdb:/
-        for table in 9026 9027 9028 9029; do
-            ip route show table $table | sed s/^/$table:/
-            ip -6 route show table $table | sed s/^/$table:/
+        mark fdb: bridge fdb show dev raven0
+        mark nexthop: ip nexthop show
+        mark nft: nft -s list table inet corax
+        printf 'wg:%s\n' $(wg show raven-wg0 allowed-ips 2>/dev/null)
+        for what in fwmark listen-port public-key; do
+            wg show raven-wg0 $what 2>/dev/null
         done
-        ip rule show | grep -v -e lookup.local -e 'from all lookup main$' -e lookup.default | sed s/^/rule4:/
-        ip -6 rule show | grep -v -e lookup.local -e 'from all lookup main$' | sed s/^/rule6:/
-        ip nexthop show | sed s/^/nexthop:/
-        nft -s list table inet corax 2>/dev/null | sed s/^/nft:/
-        wg show raven-wg0 allowed-ips 2>/dev/null | tr '\t ' '\n\n' | sort | sed s/^/wg:/
-        wg show raven-wg0 fwmark 2>/dev/null; wg show raven-wg0 listen-port 2>/dev/null; wg show raven-wg0 public-key 2>/dev/null
         true
-    ";
+    "#;
     lines(&space.sh(script))
 }
 

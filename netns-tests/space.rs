@@ -314,6 +314,12 @@ impl Process {
         text
     }
 
+    /// Lines that it prints, each as soon as it has; its output was piped.
+    pub fn lines(&mut self) -> impl Iterator<Item = String> {
+        let output = self.child.stdout.take().expect("it is piped");
+        BufReader::new(output).lines().map_while(Result::ok)
+    }
+
     /// Its standard error, where that was piped.
     pub fn stderr(&mut self) -> Option<std::process::ChildStderr> {
         self.child.stderr.take()

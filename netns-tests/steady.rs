@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::agent::{SOON, await_ready, metric, status};
 use crate::await_::eventually;
@@ -114,6 +115,47 @@ fn an_agent_that_is_killed_and_started_again_loses_no_packet_and_writes_nothing(
         assert_eq!(before, after, "{name}: {}", difference(&before, &after));
     }
     none_lost_anything(flows);
+}
+
+/// Prefixes of a domain that comes and changes while agents are killed: so many take the kernel a while.
+const CROWD: usize = 1000;
+
+/// Kills each agent in turn as soon as the kernel tells of the first route of a view in which a third domain is all new.
+#[test]
+fn an_agent_that_is_killed_halfway_through_a_view_loses_no_packet_of_what_stays() {
+    let mut lab = three_domains();
+    lab.await_tunnels();
+    let key = lab.internet().sh("wg genkey | wg pubkey");
+    let endpoint = json!({ "nodeName": "third-1", "type": "tunnel", "port": 4500, "publicIP": "198.51.100.9",
+        "config": { "publicKey": key.trim() } });
+    let flows = flows(&lab);
+    let mut halfway = 0;
+    for (turn, name) in (200..208).zip(["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle()) {
+        let subnet = |number| format!("10.{turn}.{}.{}/26", number / 4, number % 4 * 64);
+        let subnets: Vec<String> = (0..CROWD).map(subnet).collect();
+        let node = json!({ "nodeName": "third-1", "privateIP": "198.51.100.9", "subnets": subnets });
+        let third = json!({ "apiVersion": "raven.openyurt.io/v1beta1", "kind": "Gateway",
+            "metadata": { "name": "third" },
+            "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
+            "status": { "nodes": [node], "activeEndpoints": [endpoint] } });
+        let named = |turn| format!("unreachable 10.{turn}.");
+        let mut told = lab.node(name).space.spawn(&["ip", "monitor", "route"], |command| {
+            command.stdout(Stdio::piped());
+        });
+        lab.write_file("third.json", &third.to_string());
+        assert!(told.lines().any(|line| line.contains(&named(turn))), "the new view is being programmed");
+        lab.end_agent(name, Signal::SIGKILL);
+        lab.start_agent(name, &[]);
+        let space = &lab.node(name).space;
+        await_ready(space);
+        halfway += u32::from(writes(space) > 0.0);
+        let routes = space.run("ip route show table 9028");
+        assert_eq!(routes.matches(&named(turn)).count(), CROWD, "{name}: {routes}");
+        assert!(!routes.contains(&named(turn - 1)), "{name}: {routes}");
+    }
+    assert!(halfway > 0, "every agent was done before it was killed");
+    none_lost_anything(flows);
+    lab.everyone_reaches_everyone();
 }
 
 #[test]

@@ -4,10 +4,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
 
-use crate::agent::{CORAX, SOON, await_ready, metric, status};
-use crate::await_::eventually;
+use crate::agent::{CORAX, await_ready, metric, status};
 use crate::chance::Chance;
 use crate::control::Traffic;
 use crate::lab::Lab;
@@ -100,49 +98,6 @@ fn tunnel(lab: &Lab, name: &str) -> String {
         .space
         .sh("cat /sys/class/net/raven-wg0/ifindex 2>/dev/null; wg show raven-wg0 public-key 2>/dev/null
          wg show raven-wg0 endpoints 2>/dev/null; true")
-}
-
-/// Prefixes of a domain that comes and changes while agents are killed: so many take a while to program.
-const CROWD: usize = 250;
-
-/// Kills each agent in turn while it programs a view in which everything of a third domain is new.
-#[test]
-fn agents_that_are_killed_in_the_midst_of_programming_lose_no_packet_of_what_stays() {
-    let mut lab = two_domains();
-    lab.await_tunnels();
-    let key = lab.internet().run("wg genkey | wg pubkey");
-    let endpoint = json!({ "nodeName": "third-1", "type": "tunnel", "port": 4500, "publicIP": "198.51.100.9",
-        "config": { "publicKey": key.trim() } });
-    let mut traffic = Traffic::new(&lab, flows(&lab));
-    let mut halfway = 0;
-    for (turn, name) in (200..212).zip(["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle()) {
-        let subnets: Vec<String> = (0..CROWD).map(|number| format!("10.{turn}.{number}.0/24")).collect();
-        let node = json!({ "nodeName": "third-1", "privateIP": "198.51.100.9", "subnets": subnets });
-        let third = json!({ "apiVersion": "raven.openyurt.io/v1beta1", "kind": "Gateway",
-            "metadata": { "name": "third" },
-            "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
-            "status": { "nodes": [node], "activeEndpoints": [endpoint] } });
-        let named = format!("10.{turn}.");
-        traffic.beside(name, || {
-            lab.write_file("third.json", &third.to_string());
-            let begun = |lab: &Lab| lab.node(name).space.run("ip route show table 9028").contains(&named);
-            eventually("the new view is being programmed", SOON, || {
-                if begun(&lab) { Ok(()) } else { Err("nothing of it is there") }
-            });
-            lab.end_agent(name, Signal::SIGKILL);
-            lab.start_agent(name, &["--wireguard", "kernel"]);
-            await_ready(&lab.node(name).space);
-        });
-        let space = &lab.node(name).space;
-        halfway += u32::from(metric(space, "corax_changes_total", &[]) > 0.0);
-        let routes = space.run("ip route show table 9028");
-        assert_eq!(routes.matches(&format!("unreachable {named}")).count(), CROWD, "{name}: {routes}");
-        assert!(!routes.contains(&format!("10.{}.", turn - 1)), "{name}: {routes}");
-    }
-    eprintln!("{halfway} of 12 agents were killed halfway");
-    assert!(halfway > 0, "every agent was done before it was killed");
-    traffic.lost_nothing();
-    lab.everyone_reaches_everyone();
 }
 
 #[test]
