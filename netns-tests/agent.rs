@@ -92,10 +92,12 @@ pub fn await_ready(space: &Space) {
     });
 }
 
-/// What `corax status -o json` says.
+/// What `corax status -o json` says. An agent that was started just now answers soon.
 #[track_caller]
 pub fn status(space: &Space) -> Value {
-    space.json(&format!("{CORAX} status -o json"))
+    let ask = || space.try_run(&format!("{CORAX} status -o json"));
+    let text = eventually(&format!("the agent of {} tells its status", space.name), SOON, ask);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}: {text}", space.name))
 }
 
 /// Problems that the agent reports, as one text.
@@ -107,7 +109,9 @@ pub fn problems(space: &Space) -> String {
 /// Samples of `/metrics`, by name with labels.
 #[track_caller]
 pub fn metrics(space: &Space) -> BTreeMap<String, f64> {
-    let (code, text) = ask(space, "/metrics").expect("the agent answers");
+    let (code, text) = eventually(&format!("the agent of {} tells its metrics", space.name), SOON, || {
+        ask(space, "/metrics")
+    });
     assert_eq!(code, 200, "{text}");
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems};
+use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems, status};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, ours};
@@ -271,7 +271,7 @@ fn a_node_whose_packets_come_from_another_address_than_its_gateway_says_is_told(
 fn tells_of_no_path(space: &Space, to: &str, why: &str) {
     eventually(&format!("{}: no path to {to}, for {why}", space.name), SOON, || {
         let (code, body) = ask(space, "/readyz")?;
-        let status = space.json(&format!("{CORAX} status -o json"));
+        let status = status(space);
         let path = metric(space, "corax_domain_path", &[to]);
         let text = space.run(&format!("{CORAX} status"));
         let shown = text.lines().any(|line| {
@@ -362,8 +362,7 @@ fn what_the_kernel_goes_on_refusing_is_tried_with_patience() {
 #[track_caller]
 fn one_cause(space: &Space, words: &[&str]) {
     let told = eventually(&format!("one problem with {words:?}"), SOON, || {
-        let status = space.json(&format!("{CORAX} status -o json"));
-        let problems = status["problems"].as_array().cloned().unwrap_or_default();
+        let problems = status(space)["problems"].as_array().cloned().unwrap_or_default();
         let text = |problem: &Value| problem.to_string();
         let waits = |text: &String| text.contains("changes that need it wait");
         match problems.iter().map(text).collect::<Vec<_>>() {
@@ -405,7 +404,7 @@ END"
     lab.write();
     let log = || std::fs::read_to_string(lab.log("cloud-1")).expect("a log");
     eventually("the member is heard of", SOON, || {
-        let status = lab.node("cloud-1").space.json(&format!("{CORAX} status -o json"));
+        let status = status(&lab.node("cloud-1").space);
         if status["lastChanges"].to_string().contains("10.100.88.0") {
             Ok(())
         } else {
@@ -431,7 +430,7 @@ fn told_alike(lab: &Lab, name: &str, words: &[&str]) {
         let problems = |value: Value| -> BTreeSet<String> {
             value["problems"].as_array().into_iter().flatten().map(Value::to_string).collect()
         };
-        let status = space.json(&format!("{CORAX} status -o json"));
+        let status = status(space);
         let log = std::fs::read_to_string(lab.log(name)).map_err(|error| error.to_string())?;
         for problem in status["problems"].as_array().into_iter().flatten() {
             let [object, what] = ["object", "what"].map(|part| problem[part].as_str().expect("a text"));

@@ -55,7 +55,7 @@ pub fn ours(space: &Space) -> BTreeSet<String> {
         for family in -4 -6; do
             mark neighbour: ip $family neigh show nud permanent
             ip $family route show table all | grep -E ' table 902[6-9]( |$)'
-            ip $family rule show | grep -v -e lookup.local -e 'from all lookup main$' -e lookup.default
+            mark rule$family: ip $family rule show | grep -v -e lookup.local -e 'from all lookup main$' -e lookup.default
         done
         mark fdb: bridge fdb show dev raven0
         mark nexthop: ip nexthop show
