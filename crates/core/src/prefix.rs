@@ -165,21 +165,10 @@ impl Prefix {
     /// The prefix that is made of exactly this one and `other`, if there is one.
     #[must_use]
     pub fn joined(&self, other: &Self) -> Option<Self> {
-        if self.length() != other.length() {
-            return None;
-        }
         let length = self.length().checked_sub(1)?;
-        // Halves of one prefix differ in their last bit alone.
-        let halves = match (self.0, other.0) {
-            (IpNetwork::V4(left), IpNetwork::V4(right)) => {
-                left.ip().to_bits() ^ right.ip().to_bits() == 1 << (31 - length)
-            }
-            (IpNetwork::V6(left), IpNetwork::V6(right)) => {
-                left.ip().to_bits() ^ right.ip().to_bits() == 1 << (127 - length)
-            }
-            _ => false,
-        };
-        halves.then(|| Self::new(self.first(), length))
+        let both = Self::new(self.first(), length);
+        let halves = self.length() == other.length() && self != other && both.covers(other);
+        halves.then_some(both)
     }
 
     /// What is left of it without `holes`, in order: with one hole, as many prefixes as that is longer, at most.
