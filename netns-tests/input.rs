@@ -9,31 +9,13 @@ use serde_json::{Value, json};
 
 use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems, status};
 use crate::await_::eventually;
-use crate::lab::{Lab, Plan};
+use crate::lab::{Lab, Plan, paper};
 use crate::objects::{difference, ours};
 use crate::space::Space;
 use crate::traffic::Flow;
 
 fn two_domains() -> Lab {
     Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 1)])
-}
-
-/// A domain of one node that exists on paper.
-fn paper(name: &str, subnets: &[&str]) -> Value {
-    let key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
-    let endpoint = json!({
-        "nodeName": format!("{name}-1"), "type": "tunnel", "publicIP": "198.18.9.2", "config": { "publicKey": key },
-    });
-    json!({
-        "apiVersion": "raven.openyurt.io/v1beta1",
-        "kind": "Gateway",
-        "metadata": { "name": name },
-        "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
-        "status": {
-            "nodes": [{ "nodeName": format!("{name}-1"), "privateIP": "10.77.0.1", "subnets": subnets }],
-            "activeEndpoints": [endpoint],
-        },
-    })
 }
 
 fn await_problem(space: &Space, words: &[&str]) {

@@ -5,11 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
 
 use crate::agent::{SOON, await_ready, metric, status};
 use crate::await_::eventually;
-use crate::lab::{Lab, Plan};
+use crate::lab::{Lab, Plan, paper};
 use crate::objects::{Monitor, difference, ours};
 use crate::space::Space;
 use crate::traffic::{Flow, PORT, none_lost_anything};
@@ -125,24 +124,16 @@ const CROWD: usize = 1000;
 fn an_agent_that_is_killed_halfway_through_a_view_loses_no_packet_of_what_stays() {
     let mut lab = three_domains();
     lab.await_tunnels();
-    let key = lab.internet().sh("wg genkey | wg pubkey");
-    let endpoint = json!({ "nodeName": "third-1", "type": "tunnel", "port": 4500, "publicIP": "198.51.100.9",
-        "config": { "publicKey": key.trim() } });
     let flows = flows(&lab);
     let mut halfway = 0;
     for (turn, name) in (200..208).zip(["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle()) {
         let subnet = |number| format!("10.{turn}.{}.{}/26", number / 4, number % 4 * 64);
         let subnets: Vec<String> = (0..CROWD).map(subnet).collect();
-        let node = json!({ "nodeName": "third-1", "privateIP": "198.51.100.9", "subnets": subnets });
-        let third = json!({ "apiVersion": "raven.openyurt.io/v1beta1", "kind": "Gateway",
-            "metadata": { "name": "third" },
-            "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
-            "status": { "nodes": [node], "activeEndpoints": [endpoint] } });
         let named = |turn| format!("unreachable 10.{turn}.");
         let mut told = lab.node(name).space.spawn(&["ip", "monitor", "route"], |command| {
             command.stdout(Stdio::piped());
         });
-        lab.write_file("third.json", &third.to_string());
+        lab.write_file("third.json", &paper("third", &subnets).to_string());
         assert!(told.lines().any(|line| line.contains(&named(turn))), "the new view is being programmed");
         lab.end_agent(name, Signal::SIGKILL);
         lab.start_agent(name, &[]);
