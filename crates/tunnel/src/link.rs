@@ -8,9 +8,6 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::net::outbox::{MAX_DATAGRAM, MAX_TRAIN};
-use crate::noise::OVERHEAD;
-
 /// RTNLGRP_LINK.
 const LINK_GROUP: u32 = 1;
 const QUEUE: u32 = 1000;
@@ -53,13 +50,6 @@ impl Link {
     pub(crate) fn configure(&self, mtu: usize) -> io::Result<()> {
         let mut message = self.message();
         message.attributes = vec![LinkAttribute::Mtu(mtu as u32), LinkAttribute::TxQueueLen(QUEUE)];
-        self.send(RouteNetlinkMessage::SetLink(message))
-    }
-
-    /// Keeps frames to what one datagram train can carry, so that none leaves in a large and a small part.
-    pub(crate) fn limit_frames(&self, mtu: usize) -> io::Result<()> {
-        let mut message = self.message();
-        message.attributes = vec![LinkAttribute::GsoMaxSegs(segments(mtu) as u32)];
         self.send(RouteNetlinkMessage::SetLink(message))
     }
 
@@ -132,9 +122,4 @@ impl Link {
         message.serialize(&mut bytes);
         self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(drop)
     }
-}
-
-/// Messages of full packets that one datagram train holds.
-fn segments(mtu: usize) -> usize {
-    (MAX_DATAGRAM / (mtu + OVERHEAD)).clamp(1, MAX_TRAIN)
 }

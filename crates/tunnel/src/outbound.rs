@@ -16,14 +16,14 @@ use crate::packet::{ip, vnet};
 use crate::peer::{Peer, State};
 use crate::tun::Tun;
 
-/// Bytes read before they are sealed; one uncut frame is enough.
-const BATCH: usize = 64 << 10;
+/// Bytes read before they are sealed. Some uncut frames, as only the last train of a batch is short.
+const BATCH: usize = 128 << 10;
 /// Room one read may need: header, packet, padding.
 const FRAME: usize = vnet::LEN + 65_535 + SLACK;
 /// Most frames of a batch.
 const FRAMES: usize = 256;
-/// Sealed bytes that are sent at once.
-const OUTBOX: usize = 64 << 10;
+/// Sealed bytes that are sent at once: what a batch of uncut frames becomes.
+const OUTBOX: usize = 208 << 10;
 
 /// A worker's own: buffers and what it last looked up.
 pub(crate) struct Outbound {

@@ -151,9 +151,7 @@ impl Service {
                 }
                 News::Gone => return Ok(true),
                 News::State { up, mtu } => {
-                    if self.device.mtu.swap(mtu, Ordering::Relaxed) != mtu || up != self.device.link().up {
-                        self.link.limit_frames(mtu).map_err(Error::system("configure the device"))?;
-                    }
+                    self.device.mtu.store(mtu, Ordering::Relaxed);
                     self.set_up(up, outbox);
                 }
             }

@@ -31,8 +31,8 @@ impl Sink for Tun {
 
 /// Each packet for itself.
 const NONE: Abilities = Abilities { tcp: false, udp: false };
-/// Bytes after which packets are written.
-const BUFFER: usize = 128 << 10;
+/// Bytes after which packets are written: four of the longest trains, as only the last frame of a batch is short.
+const BUFFER: usize = 256 << 10;
 /// Packets of a batch that are expected; more cost an allocation, once.
 const PACKETS: usize = 2048;
 

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::process::Stdio;
 
 use super::traffic;
-use super::world::{CORAX, Host, World, eventually, join};
+use super::world::{CORAX, Host, World, cable, eventually, join};
 
 #[test]
 fn a_source_that_is_not_the_peers_is_dropped() {
@@ -48,6 +48,29 @@ fn checksums_of_vxlan_inside_the_tunnel_are_right() {
     }
     a.ping("10.7.0.2");
     traffic::tcp(&a, &b, "10.7.0.2", 2 << 20);
+}
+
+#[test]
+fn frames_of_a_forwarded_flow_come_uncut_however_many_segments_they_have() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let c = world.host("c");
+    cable(&c, "eth0", &a, "lan");
+    c.run("ip addr add 10.6.0.2/24 dev eth0");
+    c.run("ip route add 10.8.0.0/24 via 10.6.0.1");
+    a.run("ip addr add 10.6.0.1/24 dev lan");
+    a.run("sysctl -qw net.ipv4.ip_forward=1");
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    wgb.peer(&wga, "allowed-ips 10.8.0.1/32,10.6.0.0/24");
+    b.run("ip route add 10.6.0.0/24 dev wgb");
+    // A hundred of them to a frame of 64 KB.
+    c.run("ip link set eth0 mtu 640");
+    c.ping("10.8.0.2");
+    let before = wga.metric("tun_reads_total");
+    const BYTES: usize = 8 << 20;
+    traffic::tcp(&c, &b, "10.8.0.2", BYTES);
+    let reads = wga.metric("tun_reads_total") - before;
+    assert!(reads < (BYTES / 588 / 10) as u64, "{reads} reads");
 }
 
 #[test]
