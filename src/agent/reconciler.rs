@@ -141,8 +141,9 @@ impl Reconciler {
                 self.resync(now);
             }
             let new_view = taken.sourced.is_some();
+            let mut last = None;
             if new_view {
-                self.sourced = taken.sourced;
+                last = std::mem::replace(&mut self.sourced, taken.sourced);
                 self.report.view.since = epoch();
             }
             let look = self.look_at().is_some_and(|at| now >= at);
@@ -158,6 +159,8 @@ impl Reconciler {
                 self.node.read_tunnels();
                 self.publish();
             }
+            // Only now: freeing ten thousand members before the turn would delay it.
+            drop(last);
             self.wait();
         }
     }

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use foldhash::{HashSet, HashSetExt};
-
 use crate::facts::Facts;
 use crate::key::{PresharedKey, PublicKey};
 use crate::mac::Mac;
@@ -16,6 +14,10 @@ use crate::object::{
 use crate::prefix::{Family, Prefix, rank};
 use crate::sorted::{Sorted, by_rank};
 use crate::topology::{Path, Role, Topology, Vtep};
+
+mod ids;
+
+use ids::Ids;
 
 /// What the tunnel costs of a packet as Raven counts it, bytes: IPv6, UDP and WireGuard headers, padding.
 pub const TUNNEL_OVERHEAD: u32 = 80;
@@ -110,8 +112,9 @@ struct Builder<'a> {
     families: Vec<Family>,
     /// The node's pod-side addresses.
     sources: Vec<IpAddr>,
-    /// VTEPs in the order of their MACs, of which FDB, neighbours and nexthops are made.
-    by_mac: Vec<&'a Vtep>,
+    /// VTEPs in order of their next hops, and so of their MACs; none where there is no overlay to put them on.
+    by_hop: Vec<&'a Vtep>,
+    ids: Ids,
 }
 
 const TUNNEL: Device = Device::WireGuard(0);
@@ -132,11 +135,13 @@ impl<'a> Builder<'a> {
             let pods = topology.own.iter().find(|prefix| prefix.family() == family && !prefix.is_host());
             pods.map(Prefix::pod_side)
         };
+        let vteps = if devices.contains(&Device::Overlay) { topology.vteps.as_slice() } else { &[] };
         Self {
             tunnel: topology.role == Role::Gateway && devices.contains(&TUNNEL),
             families: families.collect(),
             sources: Family::ALL.into_iter().filter_map(source).collect(),
-            by_mac: by_rank(&topology.vteps, |vtep| vtep.mac.number()).collect(),
+            by_hop: by_rank(vteps, |vtep| u32::from(vtep.next_hop)).collect(),
+            ids: Ids::beside(&facts.foreign_nexthops),
             topology,
             facts,
             options,
@@ -145,15 +150,14 @@ impl<'a> Builder<'a> {
     }
 
     fn build(&self) -> Desired {
-        let hops = self.hops();
         Desired {
             links: self.links(),
             sysctls: self.sysctls(),
             addresses: self.addresses(),
             fdb: self.fdb(),
             neighbours: self.neighbours(),
-            nexthops: Sorted::ranked(hops.iter().map(|hop| (hop.id, hop.to)), |id| id.0.into()),
-            routes: self.routes(&hops),
+            nexthops: self.nexthops(),
+            routes: self.routes(),
             rules: self.rules(),
             tunnels: self.tunnels(),
             ruleset: Some(self.ruleset()),
@@ -258,81 +262,64 @@ impl<'a> Builder<'a> {
     }
 
     fn fdb(&self) -> Sorted<Mac, IpAddr> {
-        let vteps = self.by_mac.iter().filter(|_| self.overlay());
-        Sorted::ranked(vteps.map(|vtep| (vtep.mac, vtep.underlay)), |mac| mac.number())
+        self.by_hop.iter().map(|vtep| (vtep.mac, vtep.underlay)).collect()
     }
 
     fn neighbours(&self) -> Sorted<IpAddr, Mac> {
-        let vteps = self.by_mac.iter().filter(|_| self.overlay());
-        let hops =
-            vteps.flat_map(|vtep| self.families.iter().map(|family| (next_hop(vtep, *family), vtep.mac)));
-        Sorted::ranked(hops, |address| rank(*address))
+        let mut neighbours = Vec::with_capacity(self.by_hop.len() * self.families.len());
+        for family in self.families.iter().copied() {
+            neighbours.extend(self.by_hop.iter().map(|vtep| (next_hop(vtep, family), vtep.mac)));
+        }
+        Sorted::ranked(neighbours, |address| rank(*address))
     }
 
-    /// The paths over the overlay that anything goes by, each with the id of its nexthop: one of its own and the next
-    /// free one where that is taken.
-    fn hops(&self) -> Vec<Hop<'a>> {
-        let mut taken = HashSet::with_capacity(self.topology.vteps.len() * self.families.len());
-        taken.extend(self.facts.foreign_nexthops.iter().copied());
-        let mut hops = Vec::with_capacity(taken.capacity());
-        if !self.overlay() {
-            return hops;
-        }
-        let topology = self.topology;
-        let mut add = |vtep: &'a Vtep, family, path, seed| {
-            hops.push(Hop {
-                id: free_id(seed, family, &mut taken),
-                vtep,
-                family,
-                path,
-                to: next_hop(vtep, family),
+    /// One for each path over the overlay that anything goes by.
+    fn nexthops(&self) -> Sorted<NexthopId, IpAddr> {
+        let mut nexthops = Vec::with_capacity((self.by_hop.len() + 1) * self.families.len());
+        for family in self.families.iter().copied() {
+            let gateway = self.gateway(family).map(|vtep| (self.ids.gateway(family), next_hop(vtep, family)));
+            let members = self.by_hop.iter().filter(|vtep| {
+                self.by_overlay() && vtep.subnets.iter().any(|prefix| prefix.family() == family)
             });
-        };
-        let is_gateway = |vtep: &&Vtep| topology.role == Role::Member && vtep.gateway;
-        for vtep in topology.vteps.iter().filter(is_gateway) {
-            for family in &self.families {
-                if topology.remotes.iter().any(|(prefix, _)| prefix.family() == *family) {
-                    // Whoever is the gateway: a gateway change moves this nexthop, and no route.
-                    add(vtep, *family, HopPath::Gateway, 0);
-                }
-            }
+            nexthops.extend(gateway);
+            nexthops.extend(members.map(|vtep| (self.ids.member(vtep, family), next_hop(vtep, family))));
         }
-        for vtep in topology.vteps.iter().filter(|_| self.by_overlay()) {
-            for family in &self.families {
-                if vtep.subnets.iter().any(|prefix| prefix.family() == *family) {
-                    let [_, _, c, d, e, f] = vtep.mac.0;
-                    add(vtep, *family, HopPath::Member, u32::from_be_bytes([c, d, e, f]));
-                }
-            }
-        }
-        hops
+        nexthops.into()
+    }
+
+    /// By whom other domains' prefixes of a family are reached over the overlay.
+    fn gateway(&self, family: Family) -> Option<&'a Vtep> {
+        let wanted = self.overlay()
+            && self.topology.role == Role::Member
+            && self.topology.remotes.iter().any(|(prefix, _)| prefix.family() == family);
+        self.topology.vteps.iter().find(|vtep| wanted && vtep.gateway)
     }
 
     /// Whether this node reaches the members' pods over the overlay.
     fn by_overlay(&self) -> bool {
-        self.topology.mesh || self.topology.role == Role::Gateway
+        self.overlay() && (self.topology.mesh || self.topology.role == Role::Gateway)
     }
 
-    fn routes(&self, hops: &[Hop<'_>]) -> Sorted<RouteKey, Route> {
+    fn routes(&self) -> Sorted<RouteKey, Route> {
         let sources = Family::ALL.map(|family| self.source(family));
-        let mut routes = Vec::with_capacity(hops.len() + 4 * self.topology.remotes.len());
+        let topology = self.topology;
+        let mut routes =
+            Vec::with_capacity(topology.vteps.len() * self.families.len() + 4 * topology.remotes.len());
         let mut put = |table, prefix: Prefix, via| {
             let [four, six] = sources;
             let source = if prefix.family() == Family::V4 { four } else { six };
             let key = RouteKey { table, prefix, metric: path_metric(prefix.family()) };
             routes.push((key, Route { via, source }));
         };
-        for hop in hops.iter().filter(|hop| hop.path == HopPath::Member) {
-            for prefix in hop.vtep.subnets.iter().filter(|prefix| prefix.family() == hop.family) {
-                let node = *prefix == Prefix::host(hop.vtep.underlay);
-                put(if node { Table::Nodes } else { Table::Domain }, *prefix, Via::Nexthop(hop.id));
+        for vtep in topology.vteps.iter().filter(|_| self.by_overlay()) {
+            let node = Prefix::host(vtep.underlay);
+            for prefix in vtep.subnets.iter().copied() {
+                let table = if prefix == node { Table::Nodes } else { Table::Domain };
+                put(table, prefix, Via::Nexthop(self.ids.member(vtep, prefix.family())));
             }
         }
-        let gateway = |family| {
-            hops.iter().find(|hop| hop.path == HopPath::Gateway && hop.family == family).map(|hop| hop.id)
-        };
-        let gateways = Family::ALL.map(gateway);
-        for (prefix, path) in &self.topology.remotes {
+        let gateways = Family::ALL.map(|family| self.gateway(family).map(|_| self.ids.gateway(family)));
+        for (prefix, path) in &topology.remotes {
             match path {
                 Path::Overlay => {
                     let [four, six] = gateways;
@@ -440,20 +427,22 @@ impl<'a> Builder<'a> {
         let mut remote = IntervalElements::new(SetRole::Remote);
         remote.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
         let mut overlay = IntervalElements::new(SetRole::Overlay);
+        // Of a member without mesh these are its gateway's: the source of ICMP errors that the gateway sends.
+        for vtep in &self.topology.vteps {
+            overlay.extend(vtep.subnets.iter().copied());
+        }
         if self.topology.role == Role::Member || self.topology.mesh {
             overlay.extend(self.topology.remotes.iter().map(|(prefix, _)| *prefix));
         }
-        // Of a member without mesh these are its gateway's: the source of ICMP errors that the gateway sends.
-        overlay.extend(self.topology.vteps.iter().flat_map(|vtep| vtep.subnets.iter().copied()));
-        let members = self.topology.members.iter().map(|address| {
+        let mut elements = Vec::with_capacity(self.topology.members.len() + self.topology.remotes.len());
+        elements.extend(self.topology.members.iter().map(|address| {
             let set = Set { role: SetRole::Members, family: Family::of(*address) };
             ((set, Prefix::host(*address)), ())
-        });
-        members
-            .chain(own.into_elements())
-            .chain(remote.into_elements())
-            .chain(overlay.into_elements())
-            .collect()
+        }));
+        for set in [own, remote, overlay] {
+            elements.extend(set.into_elements());
+        }
+        elements.into()
     }
 }
 
@@ -495,39 +484,6 @@ fn aggregate(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
         merged.push(prefix);
     }
     merged
-}
-
-/// A path over the overlay, of one family.
-struct Hop<'a> {
-    id: NexthopId,
-    vtep: &'a Vtep,
-    family: Family,
-    path: HopPath,
-    to: IpAddr,
-}
-
-/// Where a path over the overlay leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HopPath {
-    /// To other domains.
-    Gateway,
-    /// To a member's pods.
-    Member,
-}
-
-/// The id of a seed and family, or the next one that nobody has.
-fn free_id(seed: u32, family: Family, taken: &mut HashSet<NexthopId>) -> NexthopId {
-    let most = NexthopId::FIRST - 1;
-    // The two families of a path are far apart, so that one is not the next free id of the other.
-    let apart = if family == Family::V4 { 0 } else { NexthopId::FIRST / 2 };
-    let mut offset = (seed ^ apart) & most;
-    loop {
-        let id = NexthopId(NexthopId::FIRST | offset);
-        if taken.insert(id) {
-            return id;
-        }
-        offset = (offset + 1) & most;
-    }
 }
 
 /// The address that stands for a VTEP as a next hop of a family.

@@ -17,9 +17,11 @@ pub struct Mac(pub [u8; 6]);
 #[error("malformed MAC address {0:?}, expected the form aa:0f:f0:a8:01:04")]
 pub struct MacError(String);
 
+/// By the last 28 bits, then the rest. Next hops and nexthop ids are made of these bits, so what is made of VTEPs in order of
+/// their MACs is in order too.
 impl Ord for Mac {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.number().cmp(&other.number())
+        self.rank().cmp(&other.rank())
     }
 }
 
@@ -30,11 +32,12 @@ impl PartialOrd for Mac {
 }
 
 impl Mac {
-    /// Its 48 bits as a number.
+    /// Its 48 bits as a number that rises in order.
     #[must_use]
-    pub const fn number(self) -> u64 {
+    pub const fn rank(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        (number & 0x0fff_ffff) << 20 | number >> 28
     }
 
     /// The link-local address that IPv6 makes of it (RFC 4291, appendix A).

@@ -98,6 +98,14 @@ pub fn rank(address: IpAddr) -> u64 {
     }
 }
 
+/// An address as a number.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
 impl Prefix {
     /// The prefix of `length` bits that holds `address`; a length above the family's is taken as the family's.
     #[must_use]
@@ -166,9 +174,12 @@ impl Prefix {
     #[must_use]
     pub fn joined(&self, other: &Self) -> Option<Self> {
         let length = self.length().checked_sub(1)?;
-        let both = Self::new(self.first(), length);
-        let halves = self.length() == other.length() && self != other && both.covers(other);
-        halves.then_some(both)
+        let apart = bits(self.first()) ^ bits(other.first());
+        let halves = self.0.prefix() == other.0.prefix()
+            && self.family() == other.family()
+            && apart == 1 << (self.family().bits() - self.length());
+        let first = self.first().min(other.first());
+        halves.then(|| Self(IpNetwork::new(first, length).expect("a shorter length fits the family")))
     }
 
     /// What is left of it without `holes`, in order: with one hole, as many prefixes as that is longer, at most.

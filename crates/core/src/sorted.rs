@@ -13,9 +13,10 @@ impl<K, V> Default for Sorted<K, V> {
 impl<K: Ord, V> From<Vec<(K, V)>> for Sorted<K, V> {
     /// Sorts; of equal keys the first given stays.
     fn from(mut items: Vec<(K, V)>) -> Self {
-        // What comes in order is only looked through.
-        items.sort_by(|(left, _), (right, _)| left.cmp(right));
-        items.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        if !items.is_sorted_by(|(left, _), (right, _)| left < right) {
+            items.sort_by(|(left, _), (right, _)| left.cmp(right));
+            items.dedup_by(|(later, _), (earlier, _)| later == earlier);
+        }
         // What is kept holds no more memory than it needs.
         if items.len() < items.capacity() / 4 * 3 {
             items.shrink_to_fit();
@@ -46,8 +47,8 @@ impl<K: Ord + Copy, V: Copy> Sorted<K, V> {
 }
 
 /// Items by rank, those of one rank as they come.
-pub fn by_rank<T>(items: &[T], rank: impl Fn(&T) -> u64) -> impl Iterator<Item = &T> {
-    let mut ranked: Vec<(u64, u32)> = items.iter().map(rank).zip(0..).collect();
+pub fn by_rank<T, R: radsort::Key + Ord>(items: &[T], rank: impl Fn(&T) -> R) -> impl Iterator<Item = &T> {
+    let mut ranked: Vec<(R, u32)> = items.iter().map(rank).zip(0..).collect();
     if !ranked.is_sorted() {
         // By bytes of the rank: ten thousand in no order in a third of the time that comparing them takes.
         radsort::sort_by_key(&mut ranked, |(rank, _)| *rank);

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use foldhash::{HashSet, HashSetExt as _};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
@@ -11,9 +10,8 @@ use crate::kept::Kept;
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
-use crate::prefix::{Family, Prefix, rank};
+use crate::prefix::{Family, Prefix};
 use crate::problem::Problem;
-use crate::sorted::by_rank;
 use crate::view::{Domain, GatewayNode, Member, Subnets, View};
 use crate::vtep::Identity;
 
@@ -202,11 +200,13 @@ impl Topology {
 
     /// Finds the node's role and the VTEPs that it needs.
     fn place(&mut self, domain: &Domain, member: &Member, local: &Local<'_>) {
-        let gateway = domain.gateway();
-        self.gateway = gateway.map(|gateway| gateway.node.clone());
-        if gateway.is_some_and(|gateway| &gateway.node == local.node) {
+        let active = domain.gateway();
+        let gateway = active.and_then(|gateway| domain.member(&gateway.node));
+        let is = |other: &Member, this: Option<&Member>| this.is_some_and(|this| std::ptr::eq(other, this));
+        self.gateway = active.map(|gateway| gateway.node.clone());
+        if active.is_some_and(|gateway| &gateway.node == local.node) {
             self.role = Role::Gateway;
-            self.listen = gateway.and_then(|gateway| gateway.listen);
+            self.listen = active.and_then(|gateway| gateway.listen);
             self.extra.clone_from(&domain.extra);
         } else {
             self.role = Role::Member;
@@ -214,19 +214,16 @@ impl Topology {
         let all = self.role == Role::Gateway || self.mesh;
         let most = if all { domain.members.len() } else { 1 };
         self.vteps.reserve(most);
-        let mut taken = HashSet::with_capacity(most + 1);
-        taken.extend(self.own_overlay);
-        let by_address = by_rank(&domain.members, |other| rank(other.underlay));
-        let others = by_address.filter(|other| other.node != member.node);
-        self.members.reserve(domain.members.len());
-        self.members.extend(others.map(|other| other.underlay));
-        self.members.sort();
+        self.members = domain.members.addresses().to_vec();
+        if let Ok(own) = self.members.binary_search(&member.underlay) {
+            self.members.remove(own);
+        }
         let nodes = Nodes { all: &self.members, own: member.underlay };
+        let by_prefix = || domain.members.by_prefix();
+        let own_hop = || by_prefix().find_map(|(other, hop)| is(other, Some(member)).then_some(hop));
         // In the order of prefixes, so that routes and the guard's sets, made of them, are in order too.
-        let by_prefix =
-            by_rank(&domain.members, |other| other.subnets.first().map_or(0, |prefix| rank(prefix.first())));
-        for other in by_prefix.filter(|other| other.node != member.node) {
-            let gateway = gateway.is_some_and(|gateway| gateway.node == other.node);
+        for (other, next_hop) in by_prefix().filter(|(other, _)| !is(other, Some(member))) {
+            let gateway = is(other, gateway);
             if !all && !gateway {
                 continue;
             }
@@ -241,7 +238,7 @@ impl Topology {
                 ));
                 continue;
             }
-            let mut subnets = other.subnets.clone();
+            let mut subnets = Subnets::from_slice(&other.subnets);
             // In mesh its pods' prefixes are looked up for whatever the node sends, VXLAN itself included.
             subnets.retain(|prefix| {
                 let held = nodes.inside(prefix).filter(|_| self.mesh && *prefix != Prefix::host(other.underlay));
@@ -252,13 +249,10 @@ impl Topology {
                 }
                 held.is_none()
             });
-            self.vteps.push(Vtep {
-                gateway,
-                mac: other.mac,
-                underlay: other.underlay,
-                next_hop: local.identity.next_hop(other.mac, other.underlay, &mut taken),
-                subnets,
-            });
+            // Raven's address for this node's own VTEP may be what stands for another, which has no need of this node's.
+            let taken = Some(next_hop) == self.own_overlay;
+            let next_hop = if taken { own_hop().unwrap_or(next_hop) } else { next_hop };
+            self.vteps.push(Vtep { gateway, mac: other.mac, underlay: other.underlay, next_hop, subnets });
         }
     }
 

@@ -20,7 +20,10 @@ use crate::vtep::Identity;
 
 mod build;
 mod claims;
+mod members;
 mod parse;
+
+pub use members::Members;
 
 /// Pod prefixes of a node: one a family, as a rule, and held without a pointer, as a plan goes over all of them.
 pub type Subnets = SmallVec<[Prefix; 2]>;
@@ -64,8 +67,8 @@ pub struct View {
 /// One isolated network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Domain {
-    /// Its members, sorted by name.
-    pub members: Vec<Member>,
+    /// Its members.
+    pub members: Members,
     /// Its active gateway nodes, the preferred one first.
     pub gateways: Vec<GatewayNode>,
     /// Prefixes beside the pods' that its gateway node answers for.

@@ -43,25 +43,21 @@ impl Identity {
             _ => None,
         }
     }
+}
 
-    /// The IPv4 address that stands for a VTEP as a next hop: Raven's, or one of 240.0.0.0/4 made from the MAC, the
-    /// next free one where `taken` has it; it is added there.
-    pub fn next_hop(self, mac: Mac, underlay: IpAddr, taken: &mut HashSet<Ipv4Addr>) -> Ipv4Addr {
-        let [_, _, c, d, e, f] = mac.0;
-        let first = match (self, underlay) {
-            (Self::NodeIp, IpAddr::V4(address)) => raven_address(address),
-            _ => Ipv4Addr::new(0xf0 | c, d, e, f),
-        };
-        let last_of_range = !u32::from(RESERVED);
-        let mut offset = u32::from(first) & last_of_range;
-        loop {
-            let address = Ipv4Addr::from(u32::from(RESERVED) | offset);
-            // The first and the last of 240/4 are a network's and the broadcast address.
-            if offset != 0 && offset != last_of_range && taken.insert(address) {
-                return address;
-            }
-            offset = (offset + 1) & last_of_range;
+/// The IPv4 address that stands for a VTEP as a next hop: the one of 240.0.0.0/4 with the last 28 bits of its MAC, which with
+/// Raven's identity is Raven's, or the next free one where `taken` has it; it is added there.
+pub fn next_hop(mac: Mac, taken: &mut HashSet<Ipv4Addr>) -> Ipv4Addr {
+    let [_, _, c, d, e, f] = mac.0;
+    let last_of_range = !u32::from(RESERVED);
+    let mut offset = u32::from_be_bytes([c, d, e, f]) & last_of_range;
+    loop {
+        let address = Ipv4Addr::from(u32::from(RESERVED) | offset);
+        // The first and the last of 240/4 are a network's and the broadcast address.
+        if offset != 0 && offset != last_of_range && taken.insert(address) {
+            return address;
         }
+        offset = (offset + 1) & last_of_range;
     }
 }
 
@@ -95,7 +91,7 @@ mod tests {
         let mac = Identity::NodeIp.mac("kubernetes", &node("n"), underlay);
         assert_eq!(mac.to_string(), "aa:0f:f0:a8:01:04");
         assert_eq!(Identity::NodeIp.own_address(underlay).unwrap().to_string(), "240.168.1.4");
-        let hop = Identity::NodeIp.next_hop(mac, underlay, &mut HashSet::default());
+        let hop = next_hop(mac, &mut HashSet::default());
         assert_eq!(hop.to_string(), "240.168.1.4");
     }
 
@@ -116,7 +112,7 @@ mod tests {
         let mut hop = |address: [u8; 4]| {
             let underlay = IpAddr::from(address);
             let mac = Identity::NodeIp.mac("kubernetes", &node("n"), underlay);
-            Identity::NodeIp.next_hop(mac, underlay, &mut taken)
+            next_hop(mac, &mut taken)
         };
         assert_ne!(hop([10, 0, 0, 5]), hop([192, 0, 0, 5]));
     }
@@ -124,7 +120,7 @@ mod tests {
     #[test]
     fn the_edges_of_the_range_are_no_next_hops() {
         let mac = Mac([2, 0, 0xff, 0xff, 0xff, 0xff]);
-        let hop = Identity::NodeName.next_hop(mac, IpAddr::from([10, 0, 0, 1]), &mut HashSet::default());
+        let hop = next_hop(mac, &mut HashSet::default());
         assert_eq!(hop, Ipv4Addr::new(240, 0, 0, 1));
     }
 }

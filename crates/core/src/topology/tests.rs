@@ -337,3 +337,27 @@ fn an_endpoint_without_a_key_is_told_once() {
     gateways[1].status.as_mut().unwrap().active_endpoints.clear();
     assert_eq!(of_site(&of(&gateways, "c1").problems), 1, "with none at all nobody else says so");
 }
+
+#[test]
+fn no_other_member_has_ravens_address_of_the_nodes_own_vtep_as_its_next_hop() {
+    // The MACs of `a` and `b` end alike, so `b` gets the next address, which would be that of `c`.
+    let member = |name: &str, last, mac| Member {
+        node: name.parse().unwrap(),
+        underlay: IpAddr::from([10, 0, 0, last]),
+        mac: Mac(mac),
+        subnets: Subnets::new(),
+    };
+    let members = vec![
+        member("a", 9, [2, 0, 0xf0, 0, 0, 4]),
+        member("b", 4, [0xaa, 0x0f, 0xf0, 0, 0, 4]),
+        member("c", 5, [0xaa, 0x0f, 0xf0, 0, 0, 5]),
+    ];
+    let site = Domain { members: members.into(), ..Domain::default() };
+    let view = View { domains: [("site".parse().unwrap(), site)].into(), ..View::default() };
+    let (node, facts) = ("c".parse().unwrap(), Facts::default());
+    let topology =
+        Topology::of(&view, &Local { identity: Identity::NodeIp, mesh: true, ..Local::new(&node, &facts) });
+    let hops: Vec<String> = topology.vteps.iter().map(|vtep| vtep.next_hop.to_string()).collect();
+    assert_eq!(topology.own_overlay, Some(Ipv4Addr::new(240, 0, 0, 5)));
+    assert_eq!(hops, ["240.0.0.4", "240.0.0.6"]);
+}

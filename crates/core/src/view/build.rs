@@ -136,7 +136,7 @@ fn assemble(
             }
             None => Vec::new(),
         };
-        domains.insert(name, Domain { members: kept, gateways, extra });
+        domains.insert(name, Domain { members: kept.into(), gateways, extra });
     }
     (domains, claims.report())
 }
