@@ -16,6 +16,7 @@ mod cleanup;
 mod drift;
 mod fail_closed;
 mod golden;
+mod halfway;
 mod hostile;
 mod input;
 mod kube;

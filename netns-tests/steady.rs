@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 
 use crate::agent::{SOON, await_ready, metric, status};
 use crate::await_::eventually;
-use crate::lab::{Lab, Plan, paper};
+use crate::halfway::kill_halfway;
+use crate::lab::{Lab, Plan};
 use crate::objects::{Monitor, difference, ours};
 use crate::space::Space;
 use crate::traffic::{Flow, PORT, none_lost_anything};
@@ -116,10 +117,6 @@ fn an_agent_that_is_killed_and_started_again_loses_no_packet_and_writes_nothing(
     none_lost_anything(flows);
 }
 
-/// Prefixes of a domain that comes and changes while agents are killed: so many take the kernel a while.
-const CROWD: usize = 1000;
-
-/// Kills each agent in turn as soon as the kernel tells of the first route of a view in which a third domain is all new.
 #[test]
 fn an_agent_that_is_killed_halfway_through_a_view_loses_no_packet_of_what_stays() {
     let mut lab = three_domains();
@@ -127,22 +124,7 @@ fn an_agent_that_is_killed_halfway_through_a_view_loses_no_packet_of_what_stays(
     let flows = flows(&lab);
     let mut halfway = 0;
     for (turn, name) in (200..208).zip(["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle()) {
-        let subnet = |number| format!("10.{turn}.{}.{}/26", number / 4, number % 4 * 64);
-        let subnets: Vec<String> = (0..CROWD).map(subnet).collect();
-        let named = |turn| format!("unreachable 10.{turn}.");
-        let mut told = lab.node(name).space.spawn(&["ip", "monitor", "route"], |command| {
-            command.stdout(Stdio::piped());
-        });
-        lab.write_file("third.json", &paper("third", &subnets).to_string());
-        assert!(told.lines().any(|line| line.contains(&named(turn))), "the new view is being programmed");
-        lab.end_agent(name, Signal::SIGKILL);
-        lab.start_agent(name, &[]);
-        let space = &lab.node(name).space;
-        await_ready(space);
-        halfway += u32::from(writes(space) > 0.0);
-        let routes = space.run("ip route show table 9028");
-        assert_eq!(routes.matches(&named(turn)).count(), CROWD, "{name}: {routes}");
-        assert!(!routes.contains(&named(turn - 1)), "{name}: {routes}");
+        halfway += u32::from(kill_halfway(&mut lab, name, turn, &[]));
     }
     assert!(halfway > 0, "every agent was done before it was killed");
     none_lost_anything(flows);

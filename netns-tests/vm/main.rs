@@ -11,6 +11,8 @@ mod await_;
 mod chance;
 mod clock;
 mod control;
+#[path = "../halfway.rs"]
+mod halfway;
 #[path = "../lab.rs"]
 mod lab;
 mod modes;

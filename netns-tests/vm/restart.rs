@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use crate::agent::{CORAX, await_ready, metric, status};
 use crate::chance::Chance;
 use crate::control::Traffic;
+use crate::halfway::kill_halfway;
 use crate::lab::Lab;
 use crate::objects::{difference, ours};
 use crate::traffic::Flow;
@@ -103,4 +104,19 @@ fn tunnel(lab: &Lab, name: &str) -> String {
 #[test]
 fn agents_that_are_killed_and_replaced_at_any_moment_lose_no_packet() {
     restarted_beside_traffic(&mut two_domains());
+}
+
+#[test]
+fn agents_that_are_killed_halfway_through_a_view_lose_no_packet_of_what_stays() {
+    let mut lab = two_domains();
+    lab.await_tunnels();
+    let mut traffic = Traffic::new(&lab, flows(&lab));
+    let mut halfway = 0;
+    for (turn, name) in (200..208).zip(["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle()) {
+        traffic.beside(name, || {
+            halfway += u32::from(kill_halfway(&mut lab, name, turn, &["--wireguard", "kernel"]));
+        });
+    }
+    assert!(halfway > 0, "every agent was done before it was killed");
+    traffic.lost_nothing();
 }

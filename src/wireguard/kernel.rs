@@ -61,7 +61,11 @@ impl Driver for Kernel {
     }
 
     fn set_peer(&mut self, device: Device, key: PublicKey, update: &PeerUpdate) -> Result<(), Error> {
-        for peer in codec::peer(key, update) {
+        let mut parts = codec::peer(key, update);
+        if let Some(allowed) = &update.allowed {
+            parts.extend(codec::taken_by(PrivateKey::generate().public(), &allowed.remove));
+        }
+        for peer in parts {
             self.link.set("set a peer of", device, vec![WireguardAttribute::Peers(vec![peer])])?;
         }
         if let Some(endpoint) = update.endpoint {

@@ -103,15 +103,15 @@ pub struct PeerUpdate {
     pub allowed: Option<AllowedUpdate>,
 }
 
-/// How a peer's allowed IPs change. A driver that can only replace them all does so where something is removed, and
-/// only adds where nothing is.
+/// How a peer's allowed IPs change. A driver that can take none away by itself replaces them all where something is removed,
+/// and only adds where nothing is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedUpdate {
     /// All of them, afterwards.
     pub all: Vec<Prefix>,
     /// The new ones among them.
     pub add: Vec<Prefix>,
-    /// Those that are no more.
+    /// Those that are nobody's any more. What another peer gets it loses by that.
     pub remove: Vec<Prefix>,
 }
 

@@ -250,6 +250,9 @@ fn set_peer(tunnel: &mut ObservedTunnel, key: crate::key::PublicKey, update: &Pe
         peer.peer.keepalive = keepalive;
     }
     if let Some(allowed) = &update.allowed {
-        peer.peer.allowed.clone_from(&allowed.all);
+        let held = &mut peer.peer.allowed;
+        held.retain(|prefix| !allowed.remove.contains(prefix) && !allowed.add.contains(prefix));
+        held.extend(&allowed.add);
+        held.sort();
     }
 }

@@ -8,9 +8,13 @@
 //! comes first: from then on nobody needs Raven's catch-all route in table 9027, which has to be gone before any rule leads
 //! there. What else Raven left goes once all rules stand.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::time::Duration;
+
+use foldhash::HashSet;
 
 use crate::change::{AllowedUpdate, Change, PeerUpdate, TunnelUpdate, is_twin};
 use crate::desired::{Desired, DesiredTunnel};
@@ -307,11 +311,14 @@ fn wireguard(device: Device, desired: &DesiredTunnel, observed: Option<&Observed
     let none = std::collections::BTreeMap::new();
     let there = observed.map_or(&none, |observed| &observed.peers);
     let (mut grow, mut shrink) = (Vec::new(), Vec::new());
+    let somebodys = LazyCell::new(|| {
+        desired.peers.iter().flat_map(|(_, peer)| peer.allowed.iter().copied()).collect::<HashSet<Prefix>>()
+    });
     merge(desired.peers.iter(), there.iter(), |difference| match difference {
         Difference::Missing(key, peer) => grow.push(Change::SetPeer(device, *key, Box::new(whole(peer)))),
         Difference::Both(key, peer, there) => {
-            let update = peer_update(peer, there);
-            // A prefix moves to the peer that gets it; where the one that loses it came first, it would be nobody's.
+            let update = peer_update(peer, there, &somebodys);
+            // First those that only get something: a driver may replace all that the others have.
             let loses = update.allowed.as_ref().is_some_and(|allowed| !allowed.remove.is_empty());
             if (PeerUpdate { exists: false, ..update.clone() }) != PeerUpdate::default() {
                 let step = if loses { &mut shrink } else { &mut grow };
@@ -339,15 +346,20 @@ fn whole(peer: &Peer) -> PeerUpdate {
     }
 }
 
-/// What differs of a peer that is there.
-fn peer_update(wanted: &Peer, there: &ObservedPeer) -> PeerUpdate {
+/// What differs of a peer that is there. It loses what another peer gets by that alone: `somebodys` are the prefixes of all.
+fn peer_update(
+    wanted: &Peer,
+    there: &ObservedPeer,
+    somebodys: &impl Deref<Target = HashSet<Prefix>>,
+) -> PeerUpdate {
     let held = &there.peer;
     let missing = |from: &[Prefix], of: &[Prefix]| -> Vec<Prefix> {
         // Both are sorted.
         from.iter().filter(|prefix| of.binary_search(prefix).is_err()).copied().collect()
     };
     let add = missing(&wanted.allowed, &held.allowed);
-    let remove = missing(&held.allowed, &wanted.allowed);
+    let mut remove = missing(&held.allowed, &wanted.allowed);
+    remove.retain(|prefix| !somebodys.contains(prefix));
     let allowed = !(add.is_empty() && remove.is_empty());
     PeerUpdate {
         exists: true,

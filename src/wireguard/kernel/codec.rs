@@ -14,8 +14,7 @@ use zeroize::Zeroize;
 use crate::wireguard::key::PrivateKey;
 use crate::wireguard::memory::Reading;
 
-/// The most allowed IPs in one message: 20 KiB, where an attribute ends at 64 KiB. The kernel takes a message as a
-/// whole, so a peer whose allowed IPs are replaced misses none for longer than that takes, up to this many.
+/// The most allowed IPs in one message: 20 KiB, where an attribute ends at 64 KiB.
 const PART: usize = 512;
 
 /// A device as the kernel gives it.
@@ -35,21 +34,13 @@ pub(super) fn tunnel(update: &TunnelUpdate, key: &PrivateKey) -> Vec<WireguardAt
     [key, port, mark].into_iter().flatten().collect()
 }
 
-/// What an update names of a peer, in as many parts as its allowed IPs need.
+/// What an update names of a peer, but for the allowed IPs that it is to lose, in as many parts as the others need.
 pub(super) fn peer(key: PublicKey, update: &PeerUpdate) -> Vec<WireguardPeer> {
-    let replace = update.allowed.as_ref().is_some_and(|allowed| !allowed.remove.is_empty());
-    let allowed = update.allowed.as_ref().map_or(&[][..], |allowed| match replace {
-        true => &allowed.all,
-        false => &allowed.add,
-    });
-    let (first, rest) = allowed.split_at(allowed.len().min(PART));
-
-    let mut flags = WireguardPeerFlags::empty();
-    flags.set(WireguardPeerFlags::UpdateOnly, update.exists);
-    flags.set(WireguardPeerFlags::ReplaceAllowedIps, replace);
+    let add = update.allowed.as_ref().map_or(&[][..], |allowed| &allowed.add);
+    let (first, rest) = add.split_at(add.len().min(PART));
     let mut attributes = vec![WireguardPeerAttribute::PublicKey(key.0)];
-    if !flags.is_empty() {
-        attributes.push(WireguardPeerAttribute::Flags(flags));
+    if update.exists {
+        attributes.push(WireguardPeerAttribute::Flags(WireguardPeerFlags::UpdateOnly));
     }
     if let Some(preshared) = &update.preshared {
         attributes.push(WireguardPeerAttribute::PresharedKey(*preshared.expose()));
@@ -59,7 +50,6 @@ pub(super) fn peer(key: PublicKey, update: &PeerUpdate) -> Vec<WireguardPeer> {
     if !first.is_empty() {
         attributes.push(allowed_ips(first));
     }
-
     let more = rest.chunks(PART).map(|part| {
         WireguardPeer(vec![
             WireguardPeerAttribute::PublicKey(key.0),
@@ -68,6 +58,16 @@ pub(super) fn peer(key: PublicKey, update: &PeerUpdate) -> Vec<WireguardPeer> {
         ])
     });
     std::iter::once(WireguardPeer(attributes)).chain(more).collect()
+}
+
+/// Takes prefixes from whoever has them, in as many parts as they need: `heir`, a key that is nobody's, gets them and is
+/// removed, and the prefixes with it. The other way that every kernel has, to replace all that a peer has, leaves it without
+/// those that stay for a while, and where the agent ends between two parts, for longer.
+pub(super) fn taken_by(heir: PublicKey, prefixes: &[Prefix]) -> impl Iterator<Item = WireguardPeer> {
+    let parts = prefixes
+        .chunks(PART)
+        .map(move |part| WireguardPeer(vec![WireguardPeerAttribute::PublicKey(heir.0), allowed_ips(part)]));
+    parts.chain((!prefixes.is_empty()).then(|| removed_peer(heir)))
 }
 
 /// A peer that is to go.
