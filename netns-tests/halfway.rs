@@ -20,7 +20,12 @@ pub fn kill_halfway(lab: &mut Lab, name: &str, turn: u8, options: &[&str]) -> bo
     let mut told = lab.node(name).space.spawn(&["ip", "monitor", "route"], |command| {
         command.stdout(Stdio::piped());
     });
-    lab.write_file("third.json", &paper("third", &subnets).to_string());
+    // Behind a NAT, so that another such domain's gateway has them with what is the relay's own, which flows go by.
+    let mut third = paper("third", &subnets);
+    for list in ["/spec/endpoints/0", "/status/activeEndpoints/0"] {
+        third.pointer_mut(list).expect("it has one endpoint")["underNAT"] = true.into();
+    }
+    lab.write_file("third.json", &third.to_string());
     assert!(told.lines().any(|line| line.contains(&named(turn))), "the new view is being programmed");
     lab.end_agent(name, Signal::SIGKILL);
     lab.start_agent(name, options);

@@ -61,12 +61,17 @@ impl Driver for Kernel {
     }
 
     fn set_peer(&mut self, device: Device, key: PublicKey, update: &PeerUpdate) -> Result<(), Error> {
-        let mut parts = codec::peer(key, update);
-        if let Some(allowed) = &update.allowed {
-            parts.extend(codec::taken_by(PrivateKey::generate().public(), &allowed.remove));
-        }
-        for peer in parts {
+        for peer in codec::peer(key, update) {
             self.link.set("set a peer of", device, vec![WireguardAttribute::Peers(vec![peer])])?;
+        }
+        if let Some(allowed) = update.allowed.as_ref().filter(|allowed| !allowed.remove.is_empty()) {
+            for peers in codec::taken_by(PrivateKey::generate().public(), &allowed.remove) {
+                self.link.set(
+                    "take allowed IPs from a peer of",
+                    device,
+                    vec![WireguardAttribute::Peers(peers)],
+                )?;
+            }
         }
         if let Some(endpoint) = update.endpoint {
             self.memory.configure(device, key, endpoint);

@@ -222,9 +222,11 @@ impl FakeKernel {
 
 fn set_peer(tunnel: &mut ObservedTunnel, key: crate::key::PublicKey, update: &PeerUpdate) {
     if let Some(allowed) = &update.allowed {
-        // An allowed IP belongs to one peer: who gets it takes it.
-        for (_, other) in tunnel.peers.iter_mut().filter(|(other, _)| **other != key) {
-            other.peer.allowed.retain(|prefix| !allowed.add.contains(prefix));
+        // An allowed IP belongs to one peer: who gets it takes it. What is to go is taken from whoever has it.
+        for peer in tunnel.peers.values_mut() {
+            peer.peer
+                .allowed
+                .retain(|prefix| !allowed.add.contains(prefix) && !allowed.remove.contains(prefix));
         }
     }
     let peer = tunnel.peers.entry(key).or_insert_with(|| ObservedPeer {
@@ -250,9 +252,7 @@ fn set_peer(tunnel: &mut ObservedTunnel, key: crate::key::PublicKey, update: &Pe
         peer.peer.keepalive = keepalive;
     }
     if let Some(allowed) = &update.allowed {
-        let held = &mut peer.peer.allowed;
-        held.retain(|prefix| !allowed.remove.contains(prefix) && !allowed.add.contains(prefix));
-        held.extend(&allowed.add);
-        held.sort();
+        peer.peer.allowed.extend(&allowed.add);
+        peer.peer.allowed.sort();
     }
 }

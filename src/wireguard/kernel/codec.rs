@@ -60,14 +60,14 @@ pub(super) fn peer(key: PublicKey, update: &PeerUpdate) -> Vec<WireguardPeer> {
     std::iter::once(WireguardPeer(attributes)).chain(more).collect()
 }
 
-/// Takes prefixes from whoever has them, in as many parts as they need: `heir`, a key that is nobody's, gets them and is
-/// removed, and the prefixes with it. The other way that every kernel has, to replace all that a peer has, leaves it without
-/// those that stay for a while, and where the agent ends between two parts, for longer.
-pub(super) fn taken_by(heir: PublicKey, prefixes: &[Prefix]) -> impl Iterator<Item = WireguardPeer> {
-    let parts = prefixes
-        .chunks(PART)
-        .map(move |part| WireguardPeer(vec![WireguardPeerAttribute::PublicKey(heir.0), allowed_ips(part)]));
-    parts.chain((!prefixes.is_empty()).then(|| removed_peer(heir)))
+/// Takes prefixes from whoever has them, in as many messages' peers as they need: `heir`, a key that is nobody's, gets them
+/// and is removed in the same message, and the prefixes with it. Kernels before 6.16 have but one other way, to replace all that
+/// a peer has, which leaves it without those that stay for a while, and where the agent ends between two messages, for longer.
+pub(super) fn taken_by(heir: PublicKey, prefixes: &[Prefix]) -> impl Iterator<Item = Vec<WireguardPeer>> {
+    prefixes.chunks(PART).map(move |part| {
+        let attributes = vec![WireguardPeerAttribute::PublicKey(heir.0), allowed_ips(part)];
+        vec![WireguardPeer(attributes), removed_peer(heir)]
+    })
 }
 
 /// A peer that is to go.

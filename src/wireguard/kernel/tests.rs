@@ -1,14 +1,14 @@
 //! Against a kernel with WireGuard. Ignored elsewhere: `netns-tests/vm/run driver` runs them in a guest.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use corax_core::key::PresharedKey;
 
 use super::*;
-use crate::wireguard::testing::{self, DEVICE, allowed, isolated, peer, run};
+use crate::wireguard::testing::{self, DEVICE, allowed, isolated, peer, prefixes, run, shown_allowed};
 
 /// Runs a test with a device of its own.
 fn with_device(test: impl FnOnce(&mut Kernel, &PrivateKey) + Send) {
@@ -189,6 +189,44 @@ fn a_session_and_a_roamed_endpoint_outlast_every_change_of_their_peer() {
         run("ping -c 1 -W 30 10.0.0.2");
         assert_eq!(run("wg show raven-wg0 latest-handshakes"), handshake, "no new handshake was needed");
         assert_eq!(driver.read(DEVICE).unwrap().unwrap().peers[&far].peer.endpoint, Some(roamed));
+    });
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: netns-tests/vm/run driver"]
+fn what_stays_of_a_peer_is_the_peers_while_more_is_taken_from_it() {
+    with_tunnel(|driver, far| {
+        run("ping -c 1 -W 30 10.0.0.2");
+        // They are set before what the packets go by.
+        let crowd: Vec<String> =
+            (0..2000).map(|number| format!("9.0.{}.{}/32", number / 256, number % 256)).collect();
+        let mut all = crowd.clone();
+        all.extend(["10.0.0.2/32", "10.5.0.0/16"].map(str::to_owned));
+        let more = PeerUpdate { exists: true, allowed: allowed(&all, &crowd, &[]), ..PeerUpdate::default() };
+        driver.set_peer(DEVICE, far, &more).unwrap();
+
+        let ping = |address| {
+            let arguments = ["-q", "-i", "0.01", "-c", "400", "-W", "10", address];
+            Command::new("ping").args(arguments).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let (mut flow, control) = (ping("10.0.0.2"), ping("192.0.2.3"));
+        let mut taken = 0;
+        while flow.try_wait().unwrap().is_none() {
+            let gone = all.remove(0);
+            let less =
+                PeerUpdate { exists: true, allowed: allowed(&all, &[], &[gone]), ..PeerUpdate::default() };
+            driver.set_peer(DEVICE, far, &less).unwrap();
+            taken += 1;
+        }
+        let received = |ping: Child| {
+            let told = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+            let (before, _) = told.split_once(" received").unwrap();
+            before.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+        };
+        let (flow, control) = (received(flow), received(control));
+        assert!(taken > 10, "only {taken} were taken while packets went");
+        assert!(flow >= control, "{flow} of 400 came back, and {control} beside the tunnel");
+        assert_eq!(shown_allowed(far), prefixes(&all));
     });
 }
 
