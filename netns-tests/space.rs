@@ -315,7 +315,7 @@ impl Process {
     }
 
     /// Lines that it prints, each as soon as it has; its output was piped.
-    pub fn lines(&mut self) -> impl Iterator<Item = String> {
+    pub fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
         let output = self.child.stdout.take().expect("it is piped");
         BufReader::new(output).lines().map_while(Result::ok)
     }
