@@ -150,7 +150,12 @@ impl Device {
         } else if wanted.fwmark != link.fwmark {
             self.mark(&open, wanted.fwmark)?;
         }
+        let moved = (wanted.port, wanted.fwmark) != (link.port, link.fwmark);
         *link = wanted;
+        drop(link);
+        if moved {
+            self.table().entries().for_each(|entry| entry.peer.lock().forget_source());
+        }
         Ok(())
     }
 

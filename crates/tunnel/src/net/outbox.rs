@@ -149,8 +149,7 @@ impl Outbox {
         let segmentation = socket.segmentation();
         let single = |train: &Train| train.messages == 1 || (segmentation && train.together);
         if !single(&trains[0]) {
-            self.send_singly(first, socket, metrics);
-            return 1;
+            return self.send_singly(first, socket, metrics, failed);
         }
         let count = trains.iter().take(SLOTS).take_while(|train| single(train)).count();
         let trains = &trains[..count];
@@ -203,60 +202,79 @@ impl Outbox {
                 metrics.fallbacks.add(1);
                 return 0;
             }
-            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
-                if train.endpoint.source.is_some() =>
-            {
-                for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address)
-                {
-                    train.endpoint.source = None;
-                }
-                failed(Failure { address, kind: FailureKind::Source });
-                return 0;
-            }
-            // The path's MTU is smaller than a message: fragments cannot be made of a train.
+            // The path's MTU is smaller than a message: fragments cannot be made of a train. Older kernels say EINVAL, so
+            // this is tried before the source is blamed.
             Some(libc::EMSGSIZE | libc::EINVAL) if train.messages > 1 => {
                 train.together = false;
                 metrics.fallbacks.add(1);
                 failed(Failure { address, kind: FailureKind::Train });
                 return 0;
             }
+            Some(code) if self.let_go_of_source(first, code, failed) => return 0,
             _ => {}
         }
+        let train = &self.trains[first];
         tracing::debug!(%error, endpoint = %address, "a datagram was not sent");
         metrics.drop(Reason::SendFailed, train.messages as u64);
         1
     }
 
-    /// Sends the messages of one train each for itself.
-    fn send_singly(&mut self, index: usize, socket: &Socket, metrics: &Metrics) {
+    /// Whether `code` speaks of the source of train `first`, which that and those after it go without from now on.
+    fn let_go_of_source(&mut self, first: usize, code: i32, failed: &mut impl FnMut(Failure)) -> bool {
+        let Endpoint { address, source } = self.trains[first].endpoint;
+        let speaks =
+            matches!(code, libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH);
+        if !speaks || source.is_none() {
+            return false;
+        }
+        for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address) {
+            train.endpoint.source = None;
+        }
+        failed(Failure { address, kind: FailureKind::Source });
+        true
+    }
+
+    /// Sends messages of train `index` each for itself; returns 1 when it is done with, else 0.
+    fn send_singly(
+        &mut self,
+        index: usize,
+        socket: &Socket,
+        metrics: &Metrics,
+        failed: &mut impl FnMut(Failure),
+    ) -> usize {
         let train = &self.trains[index];
-        let Some(name) = Name::new(train.endpoint.address, socket.dual) else {
-            return metrics.drop(Reason::SendFailed, train.messages as u64);
+        let address = train.endpoint.address;
+        let Some(name) = Name::new(address, socket.dual) else {
+            metrics.drop(Reason::SendFailed, train.messages as u64);
+            return 1;
         };
         let control = &mut self.controls[0];
         let length = Train { messages: 1, ..*train }.control(control);
-        let mut rest = &self.buffer[train.start..train.end];
-        while !rest.is_empty() {
-            let datagrams = rest.chunks(train.size).map(|data| Outgoing {
-                name: name.bytes(),
-                control: &control.0[..length],
-                data,
-            });
-            metrics.send_calls.add(1);
-            let sent = match self.ring.send(socket.fd(), datagrams) {
-                Ok(sent) => {
-                    (0..sent).for_each(|_| metrics.send_sizes.add(1));
-                    sent
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => {
-                    tracing::debug!(%error, endpoint = %train.endpoint.address, "a datagram was not sent");
+        let datagrams = self.buffer[train.start..train.end].chunks(train.size).map(|data| Outgoing {
+            name: name.bytes(),
+            control: &control.0[..length],
+            data,
+        });
+        metrics.send_calls.add(1);
+        let done = match self.ring.send(socket.fd(), datagrams) {
+            Ok(sent) => {
+                (0..sent).for_each(|_| metrics.send_sizes.add(1));
+                sent
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => 0,
+                Some(code) if self.let_go_of_source(index, code, failed) => 0,
+                _ => {
+                    tracing::debug!(%error, endpoint = %address, "a datagram was not sent");
                     metrics.drop(Reason::SendFailed, 1);
                     1
                 }
-            };
-            rest = rest.get(sent * train.size..).unwrap_or_default();
-        }
+            },
+        };
+        let train = &mut self.trains[index];
+        train.start = (train.start + done * train.size).min(train.end);
+        train.messages -= done;
+        usize::from(train.messages == 0)
     }
 }
 

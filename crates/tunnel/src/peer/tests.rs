@@ -1,0 +1,142 @@
+use std::net::{Ipv4Addr, UdpSocket};
+
+use super::*;
+use crate::key::PrivateKey;
+use crate::net::{Socket, Wanted};
+use crate::noise::INITIATION;
+
+/// A peer's state on our side, and the peer itself: an engine behind a socket.
+struct World {
+    state: State,
+    metrics: Metrics,
+    outbox: Outbox,
+    own: Socket,
+    engine: Box<dyn Engine>,
+    socket: UdpSocket,
+}
+
+impl World {
+    fn new() -> Self {
+        let identity =
+            |hex: &str| Arc::new(Identity::new(PrivateKey::parse(&hex.repeat(32)).flatten().unwrap(), 100));
+        let (left, right) = (identity("01"), identity("02"));
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut state = Peer::new(right.public, 1, Some(Arc::clone(&left))).state.into_inner().unwrap();
+        state.set_endpoint(socket.local_addr().unwrap());
+        Self {
+            state,
+            metrics: Metrics::default(),
+            outbox: Outbox::new(64 << 10),
+            own: Socket::bind(0, 0, Wanted { segmentation: false, grouping: false }, false).unwrap(),
+            engine: right.engine(left.public, None, 2),
+            socket,
+        }
+    }
+
+    /// Where the peer is, reached from `source`.
+    fn from(&self, source: Option<Ipv4Addr>) -> Endpoint {
+        Endpoint { address: self.socket.local_addr().unwrap(), source: source.map(Into::into) }
+    }
+
+    /// What the peer gets next.
+    fn arrived(&mut self) -> Vec<u8> {
+        self.outbox.send(Some(&self.own), &self.metrics, |failure| panic!("{:?}", failure.kind));
+        let mut buffer = vec![0; 2048];
+        let length = self.socket.recv(&mut buffer).unwrap();
+        buffer.truncate(length);
+        buffer
+    }
+
+    /// The peer begins a session; returns what it sends first.
+    fn peer_begins(&mut self) -> Vec<u8> {
+        let mut out = [0; 256];
+        let length = self.engine.initiate(&mut out).unwrap();
+        self.state.handshake(&out[..length], self.from(None), &mut self.outbox, &self.metrics);
+        let answer = self.arrived();
+        let Opened::Answer(length) = self.engine.open(&answer, &mut out) else { panic!("a response") };
+        out[..length].to_vec()
+    }
+
+    fn peer_sends(&mut self) -> Vec<u8> {
+        let mut out = [0; 256];
+        let Sealed::Message(length) = self.engine.seal(&packet(), &mut out) else { panic!("a session") };
+        out[..length].to_vec()
+    }
+
+    fn open(&mut self, message: &[u8], from: Endpoint) {
+        let index = u32::from_le_bytes(*message[4..].first_chunk().unwrap());
+        let opened = self.state.open(message, index, from, Instant::now(), &mut [0; 256]);
+        assert!(matches!(opened, Opened::Packet(_) | Opened::Keepalive));
+    }
+}
+
+/// A packet of IPv4.
+fn packet() -> [u8; 32] {
+    let mut packet = [0; 32];
+    packet[0] = 0x45;
+    packet[3] = 32;
+    packet
+}
+
+#[test]
+fn a_session_counts_once_though_messages_of_the_one_before_come_late() {
+    let mut world = World::new();
+    let first = world.peer_begins();
+    world.open(&first, world.from(None));
+    let late: Vec<_> = (0..3).map(|_| world.peer_sends()).collect();
+    std::thread::sleep(Duration::from_millis(20));
+    let second = world.peer_begins();
+    assert_ne!(first[4..8], second[4..8]);
+    world.open(&second, world.from(None));
+    for message in late {
+        world.open(&message, world.from(None));
+        let message = world.peer_sends();
+        world.open(&message, world.from(None));
+    }
+    assert_eq!(world.state.handshakes, 2);
+}
+
+#[test]
+fn what_is_known_of_a_path_outlives_another_source_but_not_another_address() {
+    let mut world = World::new();
+    let first = world.peer_begins();
+    world.open(&first, world.from(None));
+    world.state.send_failed(FailureKind::Train, Instant::now());
+    let message = world.peer_sends();
+    world.open(&message, world.from(Some(Ipv4Addr::LOCALHOST)));
+    assert!(world.state.singles_until.is_some());
+    let message = world.peer_sends();
+    world.open(&message, Endpoint { address: "192.0.2.1:1".parse().unwrap(), source: None });
+    assert!(world.state.singles_until.is_none());
+}
+
+#[test]
+fn a_source_is_in_doubt_when_a_handshake_begins_and_nothing_is_heard() {
+    let mut world = World::new();
+    let first = world.peer_begins();
+    let pinned = world.from(Some(Ipv4Addr::LOCALHOST));
+    world.open(&first, pinned);
+    world.state.forget();
+    let now = world.state.heard;
+    world.state.send_keepalive(now + SILENCE / 2, &mut world.outbox, &world.metrics);
+    assert_eq!(world.arrived()[0], INITIATION);
+    assert_eq!(world.state.endpoint(), Some(pinned), "it was heard a moment ago");
+    world.state.forget();
+    world.state.send_keepalive(now + SILENCE, &mut world.outbox, &world.metrics);
+    assert_eq!(world.arrived()[0], INITIATION);
+    assert_eq!(world.state.endpoint(), Some(world.from(None)));
+}
+
+#[test]
+fn setting_the_address_it_has_keeps_the_source_of_a_peer_that_is_heard() {
+    let mut world = World::new();
+    let first = world.peer_begins();
+    let pinned = world.from(Some(Ipv4Addr::LOCALHOST));
+    world.open(&first, pinned);
+    world.state.set_endpoint(pinned.address);
+    assert_eq!(world.state.endpoint(), Some(pinned));
+    world.state.heard -= SILENCE;
+    world.state.set_endpoint(pinned.address);
+    assert_eq!(world.state.endpoint(), Some(world.from(None)));
+}
