@@ -12,7 +12,7 @@ use std::{io, iter, thread};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::key::PublicKey;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 use crate::net::outbox::Outbox;
 use crate::net::{Socket, Wanted};
 use crate::noise::Identity;
@@ -275,8 +275,14 @@ impl Device {
         self.send_by(outbox, table, sockets.first().map(AsRef::as_ref));
     }
 
-    /// Sends what is in the outbox. No peer's lock may be held.
+    /// Sends what is in the outbox; what the socket's buffer does not take is lost. No peer's lock may be held.
     pub(crate) fn send_by(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
+        self.send_some(outbox, table, socket);
+        outbox.drop_rest(Reason::SendBufferFull, &self.metrics);
+    }
+
+    /// Sends what is in the outbox, as far as the socket's buffer takes it. No peer's lock may be held.
+    pub(crate) fn send_some(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
         outbox.send(socket, &self.metrics, |failure| {
             let now = Instant::now();
             for entry in table.peers.values() {

@@ -48,6 +48,8 @@ drops! {
     Malformed = "malformed",
     /// The network refused it: no route, not permitted, too long.
     SendFailed = "send_failed",
+    /// The socket's buffer is full: the way out is slower than what is sent.
+    SendBufferFull = "send_buffer_full",
     /// A message of no known kind, or of a wrong length.
     NotWireGuard = "not_wireguard",
     /// A message to a receiver index that nobody has.
@@ -126,6 +128,14 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// Counts `messages` of `bytes` together that left in trains of `train`.
+    #[inline]
+    pub(crate) fn sent(&self, messages: usize, train: usize, bytes: usize) {
+        self.sent_packets.add(messages as u64);
+        self.sent_bytes.add(bytes as u64);
+        (0..messages / train).for_each(|_| self.send_sizes.add(train));
+    }
+
     #[inline]
     pub(crate) fn drop(&self, reason: Reason, packets: u64) {
         if packets > 0 {

@@ -37,6 +37,8 @@ pub(crate) struct Outbox {
     buffer: Box<[u8]>,
     used: usize,
     trains: Vec<Train>,
+    /// Trains that are done with.
+    done: usize,
     ring: SendRing,
     controls: Box<[Control]>,
 }
@@ -63,6 +65,7 @@ impl Outbox {
             buffer: vec![0; size + ROOM].into(),
             used: 0,
             trains: Vec::with_capacity(2 * SLOTS),
+            done: 0,
             ring: SendRing::new(SLOTS),
             controls: vec![Control([0; CONTROL]); SLOTS].into(),
         }
@@ -113,38 +116,48 @@ impl Outbox {
         });
     }
 
-    /// Sends everything and is empty afterwards. What cannot be sent is lost, counted, and told to `failed` where the
-    /// sender can do better next time.
+    /// Whether all was sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.trains.is_empty()
+    }
+
+    /// Sends everything, or as much as the socket's buffer takes: the rest is for the next time. What cannot be sent is
+    /// lost, counted, and told to `failed` where the sender can do better next time.
     pub(crate) fn send(
         &mut self,
         socket: Option<&Socket>,
         metrics: &Metrics,
         mut failed: impl FnMut(Failure),
     ) {
-        let messages: usize = self.trains.iter().map(|train| train.messages).sum();
-        match socket {
-            Some(socket) => {
-                metrics.sent_packets.add(messages as u64);
-                metrics.sent_bytes.add(self.used as u64);
-                let mut next = 0;
-                while next < self.trains.len() {
-                    next += self.send_some(next, socket, metrics, &mut failed);
-                }
-            }
-            None => metrics.drop(Reason::NoSocket, messages as u64),
+        let Some(socket) = socket else { return self.drop_rest(Reason::NoSocket, metrics) };
+        while self.done < self.trains.len() {
+            let Some(done) = self.send_some(self.done, socket, metrics, &mut failed) else { return };
+            self.done += done;
         }
+        self.clear();
+    }
+
+    /// Is empty afterwards; what had not been sent is lost.
+    pub(crate) fn drop_rest(&mut self, reason: Reason, metrics: &Metrics) {
+        let rest: usize = self.trains[self.done..].iter().map(|train| train.messages).sum();
+        metrics.drop(reason, rest as u64);
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         self.trains.clear();
+        self.done = 0;
         self.used = 0;
     }
 
-    /// Sends trains from `first` on; returns how many are done with.
+    /// Sends trains from `first` on; returns how many are done with. None: the socket's buffer is full.
     fn send_some(
         &mut self,
         first: usize,
         socket: &Socket,
         metrics: &Metrics,
         failed: &mut impl FnMut(Failure),
-    ) -> usize {
+    ) -> Option<usize> {
         let trains = &self.trains[first..];
         let segmentation = socket.segmentation();
         let single = |train: &Train| train.messages == 1 || (segmentation && train.together);
@@ -163,7 +176,7 @@ impl Outbox {
         let reachable = names[..count].iter().take_while(|name| name.is_some()).count();
         if reachable == 0 {
             metrics.drop(Reason::SendFailed, trains[0].messages as u64);
-            return 1;
+            return Some(1);
         }
         let datagrams = trains[..reachable].iter().enumerate().filter_map(|(index, train)| {
             Some(Outgoing {
@@ -175,10 +188,13 @@ impl Outbox {
         metrics.send_calls.add(1);
         match self.ring.send(socket.fd(), datagrams) {
             Ok(sent) => {
-                trains[..sent].iter().for_each(|train| metrics.send_sizes.add(train.messages));
-                sent.max(1)
+                for train in &trains[..sent] {
+                    metrics.sent(train.messages, train.messages, train.end - train.start);
+                }
+                Some(sent.max(1))
             }
-            Err(error) => self.recover(first, &error, socket, metrics, failed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(self.recover(first, &error, socket, metrics, failed)),
         }
     }
 
@@ -234,19 +250,20 @@ impl Outbox {
         true
     }
 
-    /// Sends messages of train `index` each for itself; returns 1 when it is done with, else 0.
+    /// Sends messages of train `index` each for itself; returns 1 when it is done with, else 0. None: the socket's buffer is
+    /// full.
     fn send_singly(
         &mut self,
         index: usize,
         socket: &Socket,
         metrics: &Metrics,
         failed: &mut impl FnMut(Failure),
-    ) -> usize {
+    ) -> Option<usize> {
         let train = &self.trains[index];
         let address = train.endpoint.address;
         let Some(name) = Name::new(address, socket.dual) else {
             metrics.drop(Reason::SendFailed, train.messages as u64);
-            return 1;
+            return Some(1);
         };
         let control = &mut self.controls[0];
         let length = Train { messages: 1, ..*train }.control(control);
@@ -258,9 +275,11 @@ impl Outbox {
         metrics.send_calls.add(1);
         let done = match self.ring.send(socket.fd(), datagrams) {
             Ok(sent) => {
-                (0..sent).for_each(|_| metrics.send_sizes.add(1));
+                let bytes = (sent * train.size).min(train.end - train.start);
+                metrics.sent(sent, 1, bytes);
                 sent
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => 0,
                 Some(code) if self.let_go_of_source(index, code, failed) => 0,
@@ -274,7 +293,7 @@ impl Outbox {
         let train = &mut self.trains[index];
         train.start = (train.start + done * train.size).min(train.end);
         train.messages -= done;
-        usize::from(train.messages == 0)
+        Some(usize::from(train.messages == 0))
     }
 }
 
