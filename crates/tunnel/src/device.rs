@@ -40,6 +40,8 @@ pub(crate) struct Device {
     sockets: RwLock<Arc<[Arc<Socket>]>>,
     /// The TUN device takes packets.
     pub(crate) gso_writes: AtomicBool,
+    /// Bytes that wait for sessions.
+    waiting: Arc<AtomicUsize>,
     random: RandomState,
     next: AtomicU32,
 }
@@ -84,6 +86,7 @@ impl Device {
             link: Mutex::default(),
             sockets: RwLock::new(Arc::new([])),
             gso_writes: AtomicBool::new(true),
+            waiting: Arc::default(),
             random: RandomState::new(),
             next: AtomicU32::new(0),
         })
@@ -207,7 +210,7 @@ impl Device {
             table.remove(&identity.public);
         }
         for entry in table.peers.values() {
-            entry.peer.lock().set_identity(identity.clone());
+            entry.peer.lock().set_identity(identity.clone(), &self.metrics);
         }
     }
 
@@ -221,7 +224,7 @@ impl Device {
         while table.by_index.contains_key(&index) {
             index = self.random_index();
         }
-        let peer = Arc::new(Peer::new(key, index, table.identity.clone()));
+        let peer = Arc::new(Peer::new(key, index, table.identity.clone(), Arc::clone(&self.waiting)));
         table.by_index.insert(index, Arc::clone(&peer));
         table.peers.insert(key, Entry { peer: Arc::clone(&peer), allowed: BTreeSet::new() });
         peer

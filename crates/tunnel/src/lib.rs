@@ -35,6 +35,7 @@ mod steering;
 mod sys;
 mod tun;
 mod uapi;
+mod waiting;
 mod worker;
 
 pub use error::Error;

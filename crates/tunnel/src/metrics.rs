@@ -44,6 +44,10 @@ drops! {
     NoKey = "no_key",
     /// The device is down or its port cannot be had: there is no socket.
     NoSocket = "no_socket",
+    /// Too many packets wait for sessions already.
+    TooManyWaiting = "too_many_waiting",
+    /// It waited for a session that did not come about.
+    NoHandshake = "no_handshake",
     /// Not IP, or its headers contradict each other.
     Malformed = "malformed",
     /// The network refused it: no route, not permitted, too long.

@@ -73,6 +73,8 @@ pub(crate) trait Engine: Send {
     fn tick(&mut self, out: &mut [u8]) -> Option<usize>;
     /// Whether there is a session to send with.
     fn established(&self) -> bool;
+    /// Whether it gave up shaking hands, and what waited for a session.
+    fn gave_up(&self) -> bool;
 }
 
 /// Who we are, and the guard before every handshake: one for the device.
@@ -180,6 +182,10 @@ impl Engine for Boringtun {
 
     fn established(&self) -> bool {
         self.0.time_since_last_handshake().is_some()
+    }
+
+    fn gave_up(&self) -> bool {
+        self.0.is_expired()
     }
 }
 

@@ -1,6 +1,7 @@
 //! One peer: its engine, its endpoint, its counters, behind one lock.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +11,7 @@ use crate::net::endpoint::Endpoint;
 use crate::net::outbox::{FailureKind, Outbox};
 use crate::noise::{Engine, Identity, Opened, Sealed};
 use crate::packet::ip;
+use crate::waiting::Waiting;
 
 /// How long a path that refused a datagram train is sent single datagrams.
 const SINGLES: Duration = Duration::from_secs(60);
@@ -34,6 +36,8 @@ pub(crate) struct State {
     identity: Option<Arc<Identity>>,
     /// Made when first needed: a peer that never speaks costs no handshake state.
     engine: Option<Box<dyn Engine>>,
+    /// Packets that the engine keeps until there is a session.
+    waiting: Waiting,
     /// Wall clock and monotonic clock when the engine was made, which is what its handshakes are stamped with.
     made: (SystemTime, Instant),
     preshared: Option<PresharedKey>,
@@ -59,12 +63,19 @@ pub(crate) struct State {
 }
 
 impl Peer {
-    pub(crate) fn new(key: PublicKey, index: u32, identity: Option<Arc<Identity>>) -> Self {
+    /// `waiting`: bytes that wait for sessions of the device.
+    pub(crate) fn new(
+        key: PublicKey,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        waiting: Arc<AtomicUsize>,
+    ) -> Self {
         let state = State {
             key,
             index,
             identity,
             engine: None,
+            waiting: Waiting::new(waiting),
             made: (SystemTime::now(), Instant::now()),
             preshared: None,
             endpoint: None,
@@ -91,16 +102,16 @@ impl Peer {
 
 impl State {
     /// Takes over a new key of our own (or none); what was agreed with the old one ends.
-    pub(crate) fn set_identity(&mut self, identity: Option<Arc<Identity>>) {
+    pub(crate) fn set_identity(&mut self, identity: Option<Arc<Identity>>, metrics: &Metrics) {
         self.identity = identity;
-        self.forget();
+        self.forget(metrics);
     }
 
     /// Changing the key ends the session; setting the same does nothing.
-    pub(crate) fn set_preshared(&mut self, preshared: Option<PresharedKey>) {
+    pub(crate) fn set_preshared(&mut self, preshared: Option<PresharedKey>, metrics: &Metrics) {
         if self.preshared != preshared {
             self.preshared = preshared;
-            self.forget();
+            self.forget(metrics);
         }
     }
 
@@ -160,7 +171,8 @@ impl State {
         std::mem::take(&mut self.greet) || !self.keepalive.is_zero()
     }
 
-    fn forget(&mut self) {
+    fn forget(&mut self, metrics: &Metrics) {
+        metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
         self.engine = None;
         self.answered = None;
     }
@@ -181,22 +193,35 @@ impl State {
             return metrics.drop(Reason::NoEndpoint, 1);
         };
         let together = self.singles_until.is_none();
+        let may_wait = self.waiting.has_room(packet.len());
         let Some(engine) = self.engine() else {
             return metrics.drop(Reason::NoKey, 1);
         };
-        match engine.seal(packet, outbox.room()) {
+        let sealed = if may_wait || engine.established() {
+            engine.seal(packet, outbox.room())
+        } else {
+            metrics.drop(Reason::TooManyWaiting, 1);
+            let Some(length) = engine.initiate(outbox.room()) else { return };
+            return self.sent_initiation(&endpoint, length, outbox, metrics);
+        };
+        match sealed {
             Sealed::Message(length) => {
                 outbox.push(&endpoint, ip::outer_ecn(ip::ecn(packet)), length, together);
                 self.tx_bytes += length as u64;
                 self.tx_packets += 1;
             }
             Sealed::Initiation(length) => {
-                metrics.initiations_sent.add(1);
-                outbox.push(&endpoint, 0, length, true);
-                self.tx_bytes += length as u64;
+                self.waiting.add(packet.len());
+                self.sent_initiation(&endpoint, length, outbox, metrics);
             }
-            Sealed::Waiting => {}
+            Sealed::Waiting => self.waiting.add(packet.len()),
         }
+    }
+
+    fn sent_initiation(&mut self, to: &Endpoint, length: usize, outbox: &mut Outbox, metrics: &Metrics) {
+        metrics.initiations_sent.add(1);
+        outbox.push(to, 0, length, true);
+        self.tx_bytes += length as u64;
     }
 
     /// Notes that a batch goes to the peer at `now`.
@@ -291,7 +316,10 @@ impl State {
     pub(crate) fn send_waiting(&mut self, outbox: &mut Outbox, metrics: &Metrics) {
         let (Some(endpoint), Some(engine)) = (self.endpoint, self.engine.as_mut()) else { return };
         while !outbox.full() {
-            let Some(length) = engine.next_waiting(outbox.room()) else { return };
+            let Some(length) = engine.next_waiting(outbox.room()) else {
+                self.waiting.clear();
+                return;
+            };
             if outbox.room()[0] != crate::noise::DATA {
                 metrics.initiations_sent.add(1);
             }
@@ -307,13 +335,17 @@ impl State {
             return;
         }
         if let Some(engine) = &mut self.engine {
-            if let Some(length) = engine.tick(outbox.room()) {
+            let written = engine.tick(outbox.room());
+            if engine.gave_up() {
+                metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
+            }
+            if let Some(length) = written {
                 self.sent_by_timer(now, length, outbox, metrics);
             } else if engine.established() {
                 self.send_waiting(outbox, metrics);
             } else if self.clock_was_set(now) {
                 // Handshakes would go on to carry the time of before, which the peer may have seen already.
-                self.forget();
+                self.forget(metrics);
             }
         }
         if !self.keepalive.is_zero() && now.duration_since(self.last_traffic) >= self.keepalive {

@@ -22,7 +22,8 @@ impl World {
         let (left, right) = (identity("01"), identity("02"));
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut state = Peer::new(right.public, 1, Some(Arc::clone(&left))).state.into_inner().unwrap();
+        let mut state =
+            Peer::new(right.public, 1, Some(Arc::clone(&left)), Arc::default()).state.into_inner().unwrap();
         state.set_endpoint(socket.local_addr().unwrap());
         Self {
             state,
@@ -117,12 +118,12 @@ fn a_source_is_in_doubt_when_a_handshake_begins_and_nothing_is_heard() {
     let first = world.peer_begins();
     let pinned = world.from(Some(Ipv4Addr::LOCALHOST));
     world.open(&first, pinned);
-    world.state.forget();
+    world.state.forget(&world.metrics);
     let now = world.state.heard;
     world.state.send_keepalive(now + SILENCE / 2, &mut world.outbox, &world.metrics);
     assert_eq!(world.arrived()[0], INITIATION);
     assert_eq!(world.state.endpoint(), Some(pinned), "it was heard a moment ago");
-    world.state.forget();
+    world.state.forget(&world.metrics);
     world.state.send_keepalive(now + SILENCE, &mut world.outbox, &world.metrics);
     assert_eq!(world.arrived()[0], INITIATION);
     assert_eq!(world.state.endpoint(), Some(world.from(None)));
@@ -139,4 +140,48 @@ fn setting_the_address_it_has_keeps_the_source_of_a_peer_that_is_heard() {
     world.state.heard -= SILENCE;
     world.state.set_endpoint(pinned.address);
     assert_eq!(world.state.endpoint(), Some(world.from(None)));
+}
+
+fn drops(world: &World, reason: Reason) -> u64 {
+    world.metrics.drops().find(|(name, _)| *name == reason.name()).unwrap().1
+}
+
+#[test]
+fn few_packets_wait_for_a_session_and_all_others_are_counted() {
+    let mut world = World::new();
+    for _ in 0..200 {
+        world.state.seal(&packet(), &mut world.outbox, &world.metrics);
+    }
+    assert_eq!(world.metrics.initiations_sent.get(), 1);
+    assert_eq!(drops(&world, Reason::TooManyWaiting), 72);
+    let mut out = [0; 256];
+    let initiation = world.arrived();
+    let Opened::Answer(length) = world.engine.open(&initiation, &mut out) else { panic!("a response") };
+    world.state.handshake(&out[..length], world.from(None), &mut world.outbox, &world.metrics);
+    let arrived = (0..129).filter(|_| world.arrived().len() == 64).count();
+    assert_eq!(arrived, 128, "and a keepalive");
+    for _ in 0..200 {
+        world.state.seal(&packet(), &mut world.outbox, &world.metrics);
+    }
+    assert_eq!(drops(&world, Reason::TooManyWaiting), 72, "there is a session");
+}
+
+#[test]
+fn what_waits_for_the_sessions_of_a_device_has_a_limit() {
+    let mut world = World::new();
+    let total = Arc::new(AtomicUsize::new(0));
+    world.state.waiting = Waiting::new(Arc::clone(&total));
+    let mut others = Waiting::new(Arc::clone(&total));
+    others.add(1 << 20);
+    world.state.seal(&packet(), &mut world.outbox, &world.metrics);
+    assert_eq!(drops(&world, Reason::TooManyWaiting), 1);
+    assert_eq!(world.arrived()[0], INITIATION, "the handshake begins all the same");
+    drop(others);
+    world.state.seal(&packet(), &mut world.outbox, &world.metrics);
+    assert_eq!(total.load(std::sync::atomic::Ordering::Relaxed), packet().len());
+    world.state.forget(&world.metrics);
+    assert_eq!(
+        (total.load(std::sync::atomic::Ordering::Relaxed), drops(&world, Reason::NoHandshake)),
+        (0, 1)
+    );
 }
