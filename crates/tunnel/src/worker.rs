@@ -36,7 +36,7 @@ impl Worker {
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let mut socket = self.device.socket(self.index);
         loop {
-            let ready = self.wait(socket.as_deref())?;
+            let ready = if self.inbound.has_more() { Ready::BOTH } else { self.wait(socket.as_deref())? };
             if ready.changes {
                 // Let go of it first: the port is free only when nobody holds it.
                 drop(socket.take());
@@ -83,4 +83,9 @@ struct Ready {
     changes: bool,
     outbound: bool,
     inbound: bool,
+}
+
+impl Ready {
+    /// Both directions, for all that is known without asking.
+    const BOTH: Self = Self { changes: false, outbound: true, inbound: true };
 }
