@@ -247,11 +247,17 @@ impl Device {
             identity.gate.reset_count();
         }
         let up = !self.sockets().is_empty();
-        for entry in table.peers.values().filter(|_| up) {
+        for entry in table.peers.values() {
             if outbox.full() {
                 self.send(outbox, &table);
             }
-            entry.peer.lock().tick(now, outbox, &self.metrics);
+            let mut state = entry.peer.lock();
+            if up {
+                state.tick(now, outbox, &self.metrics);
+            } else {
+                // Keys end all the same; nothing is sent.
+                state.age(outbox.room(), &self.metrics);
+            }
         }
         self.send(outbox, &table);
     }

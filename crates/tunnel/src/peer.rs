@@ -312,7 +312,7 @@ impl State {
         self.handshakes += 1;
     }
 
-    /// Sends the packets that waited for a session.
+    /// Sends the packets that waited for a session, until the outbox is full.
     pub(crate) fn send_waiting(&mut self, outbox: &mut Outbox, metrics: &Metrics) {
         let (Some(endpoint), Some(engine)) = (self.endpoint, self.engine.as_mut()) else { return };
         while !outbox.full() {
@@ -334,23 +334,32 @@ impl State {
         if self.endpoint.is_none() {
             return;
         }
-        if let Some(engine) = &mut self.engine {
-            let written = engine.tick(outbox.room());
-            if engine.gave_up() {
-                metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
-            }
-            if let Some(length) = written {
-                self.sent_by_timer(now, length, outbox, metrics);
-            } else if engine.established() {
+        if let Some(length) = self.age(outbox.room(), metrics) {
+            self.sent_by_timer(now, length, outbox, metrics);
+        } else if let Some(engine) = &self.engine {
+            if engine.established() {
                 self.send_waiting(outbox, metrics);
             } else if self.clock_was_set(now) {
                 // Handshakes would go on to carry the time of before, which the peer may have seen already.
                 self.forget(metrics);
             }
         }
-        if !self.keepalive.is_zero() && now.duration_since(self.last_traffic) >= self.keepalive {
+        if !outbox.full()
+            && !self.keepalive.is_zero()
+            && now.duration_since(self.last_traffic) >= self.keepalive
+        {
             self.send_keepalive(now, outbox, metrics);
         }
+    }
+
+    /// Lets time pass for the engine, whose old keys end; returns the bytes of what it wants sent.
+    pub(crate) fn age(&mut self, out: &mut [u8], metrics: &Metrics) -> Option<usize> {
+        let engine = self.engine.as_mut()?;
+        let written = engine.tick(out);
+        if engine.gave_up() {
+            metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
+        }
+        written
     }
 
     /// Sends an empty packet, or starts the handshake that it needs.

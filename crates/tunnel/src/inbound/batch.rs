@@ -94,9 +94,20 @@ impl Batch<'_> {
             self.device.metrics.handshakes.add(1);
             state.send_waiting(outbox, &self.device.metrics);
             self.held = None;
-            self.device.send_by(outbox, self.table, Some(self.socket));
+            self.send(index, outbox);
         }
         accepted
+    }
+
+    /// Sends the outbox, and what waited for a session of the peer with this receiver index and found no room there.
+    fn send(&self, index: u32, outbox: &mut Outbox) {
+        while outbox.full() {
+            self.device.send_by(outbox, self.table, Some(self.socket));
+            if let Some(peer) = self.table.receiver(index) {
+                peer.lock().send_waiting(outbox, &self.device.metrics);
+            }
+        }
+        self.device.send_by(outbox, self.table, Some(self.socket));
     }
 
     fn handshake(
@@ -145,7 +156,7 @@ impl Batch<'_> {
                 self.device.metrics.handshakes.add(1);
             }
         }
-        self.device.send_by(outbox, self.table, Some(self.socket));
+        self.send(peer.index << 8, outbox);
         match opened {
             Opened::Refused(reason) => Err(reason),
             _ => Ok(()),

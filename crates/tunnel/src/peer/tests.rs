@@ -1,6 +1,8 @@
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::device::Device;
 use crate::key::PrivateKey;
 use crate::net::{Socket, Wanted};
 use crate::noise::INITIATION;
@@ -178,10 +180,63 @@ fn what_waits_for_the_sessions_of_a_device_has_a_limit() {
     assert_eq!(world.arrived()[0], INITIATION, "the handshake begins all the same");
     drop(others);
     world.state.seal(&packet(), &mut world.outbox, &world.metrics);
-    assert_eq!(total.load(std::sync::atomic::Ordering::Relaxed), packet().len());
+    assert_eq!(total.load(Ordering::Relaxed), packet().len());
     world.state.forget(&world.metrics);
-    assert_eq!(
-        (total.load(std::sync::atomic::Ordering::Relaxed), drops(&world, Reason::NoHandshake)),
-        (0, 1)
-    );
+    assert_eq!((total.load(Ordering::Relaxed), drops(&world, Reason::NoHandshake)), (0, 1));
+}
+
+/// An engine that gives up at once, and counts in its way out.
+struct Weary(Arc<AtomicUsize>);
+
+impl Engine for Weary {
+    fn seal(&mut self, _: &[u8], _: &mut [u8]) -> Sealed {
+        Sealed::Waiting
+    }
+
+    fn open(&mut self, _: &[u8], _: &mut [u8]) -> Opened {
+        Opened::Nothing
+    }
+
+    fn next_waiting(&mut self, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+
+    fn initiate(&mut self, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+
+    fn tick(&mut self, out: &mut [u8]) -> Option<usize> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        out[0] = INITIATION;
+        Some(148)
+    }
+
+    fn established(&self) -> bool {
+        false
+    }
+
+    fn gave_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+#[test]
+fn keys_grow_old_while_the_device_is_down_and_what_waited_is_counted() {
+    let mut world = World::new();
+    let device =
+        Device::new("test".into(), Wanted { segmentation: false, grouping: false }, 1, 1420).unwrap();
+    let peer = device.peer(world.state.key);
+    let ticks = Arc::new(AtomicUsize::new(0));
+    {
+        let mut state = peer.lock();
+        state.set_endpoint(world.from(None).address);
+        state.engine = Some(Box::new(Weary(Arc::clone(&ticks))));
+        state.seal(&packet(), &mut world.outbox, &device.metrics);
+    }
+    device.tick(&mut world.outbox);
+    assert_eq!(ticks.load(Ordering::Relaxed), 1);
+    let lost = device.metrics.drops().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+    assert_eq!(lost, [("no_handshake", 1)]);
+    assert!(world.outbox.is_empty());
+    assert_eq!(device.metrics.initiations_sent.get(), 0);
 }
