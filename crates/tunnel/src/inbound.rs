@@ -110,12 +110,12 @@ impl<S: Sink> Receiver<S> {
             last_source: None,
             now: Instant::now(),
         };
-        let mut messages = 0;
-        for message in incoming.data.chunks(size) {
-            messages += 1;
+        let messages = incoming.data.chunks(size);
+        self.device.metrics.received_packets.add(messages.len() as u64);
+        self.device.metrics.receive_sizes.add(messages.len());
+        for message in messages {
             batch.message(message, &mut self.inbox, &mut self.outbox, &mut self.limiter);
         }
-        self.device.metrics.received_packets.add(messages);
     }
 
     /// Writes what was received.

@@ -1,4 +1,4 @@
-//! Counters of the data path. Each is written by one thread at a time, once a batch, and read by whoever asks.
+//! Counters of the data path. Written once a batch, mostly by one thread, and read by whoever asks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -112,6 +112,8 @@ pub(crate) struct Metrics {
     pub(crate) send_sizes: Sizes,
     /// `recvmmsg` calls that gave something.
     pub(crate) receive_calls: Counter,
+    /// Messages in a datagram train that arrived together.
+    pub(crate) receive_sizes: Sizes,
     /// Messages received, whatever became of them.
     pub(crate) received_packets: Counter,
     /// Their bytes on the wire, UDP payload.

@@ -23,6 +23,30 @@ fn a_source_that_is_not_the_peers_is_dropped() {
 }
 
 #[test]
+fn what_is_sent_again_by_somebody_else_is_dropped() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    // All messages to a pass by somebody who sends each twice.
+    wgb.peer(&wga, "endpoint 10.9.0.2:6000");
+    b.within(|| {
+        let socket = UdpSocket::bind("10.9.0.2:6000").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let (to, times) = if from.port() == 5002 { ("10.9.0.1:5001", 2) } else { ("10.9.0.2:5002", 1) };
+            for _ in 0..times {
+                socket.send_to(&buffer[..length], to).unwrap();
+            }
+        }
+    });
+    let output = b.run("ping -n -c 5 -i 0.1 -w 200 10.8.0.1");
+    assert!(!output.contains("DUP"), "{output}");
+    assert!(wga.metric("drops_replayed_total") >= 5);
+    assert!(wga.metric("drops_old_handshake_total") >= 1);
+}
+
+#[test]
 fn checksums_of_vxlan_inside_the_tunnel_are_right() {
     let world = World::new();
     let (a, b) = world.pair();
