@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
+use crate::log;
 
 /// Set for the process in the background: it reports on its standard output, then lets go of it.
 const MARK: &str = "CORAX_TUNNEL_REPORT";
@@ -20,11 +21,7 @@ pub(crate) fn is_child() -> bool {
 pub(crate) fn start() -> Result<(), Error> {
     let mut arguments = env::args_os();
     let zeroth = arguments.next().unwrap_or_default();
-    let log = if env::var_os("LOG_LEVEL").is_some_and(|level| level != "silent") {
-        Stdio::inherit()
-    } else {
-        Stdio::null()
-    };
+    let log = if log::is_wanted() { Stdio::inherit() } else { Stdio::null() };
     let mut child = Command::new("/proc/self/exe")
         .arg0(zeroth)
         .args(arguments)

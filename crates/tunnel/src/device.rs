@@ -12,7 +12,7 @@ use std::{io, iter, thread};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::key::PublicKey;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reason};
 use crate::net::outbox::Outbox;
 use crate::net::{Socket, Wanted};
 use crate::noise::Identity;
@@ -40,6 +40,8 @@ pub(crate) struct Device {
     sockets: RwLock<Arc<[Arc<Socket>]>>,
     /// The TUN device takes packets.
     pub(crate) gso_writes: AtomicBool,
+    /// Bytes that wait for sessions.
+    waiting: Arc<AtomicUsize>,
     random: RandomState,
     next: AtomicU32,
 }
@@ -84,6 +86,7 @@ impl Device {
             link: Mutex::default(),
             sockets: RwLock::new(Arc::new([])),
             gso_writes: AtomicBool::new(true),
+            waiting: Arc::default(),
             random: RandomState::new(),
             next: AtomicU32::new(0),
         })
@@ -150,7 +153,12 @@ impl Device {
         } else if wanted.fwmark != link.fwmark {
             self.mark(&open, wanted.fwmark)?;
         }
+        let moved = (wanted.port, wanted.fwmark) != (link.port, link.fwmark);
         *link = wanted;
+        drop(link);
+        if moved {
+            self.table().entries().for_each(|entry| entry.peer.lock().forget_source());
+        }
         Ok(())
     }
 
@@ -202,7 +210,7 @@ impl Device {
             table.remove(&identity.public);
         }
         for entry in table.peers.values() {
-            entry.peer.lock().set_identity(identity.clone());
+            entry.peer.lock().set_identity(identity.clone(), &self.metrics);
         }
     }
 
@@ -216,7 +224,7 @@ impl Device {
         while table.by_index.contains_key(&index) {
             index = self.random_index();
         }
-        let peer = Arc::new(Peer::new(key, index, table.identity.clone()));
+        let peer = Arc::new(Peer::new(key, index, table.identity.clone(), Arc::clone(&self.waiting)));
         table.by_index.insert(index, Arc::clone(&peer));
         table.peers.insert(key, Entry { peer: Arc::clone(&peer), allowed: BTreeSet::new() });
         peer
@@ -239,11 +247,17 @@ impl Device {
             identity.gate.reset_count();
         }
         let up = !self.sockets().is_empty();
-        for entry in table.peers.values().filter(|_| up) {
+        for entry in table.peers.values() {
             if outbox.full() {
                 self.send(outbox, &table);
             }
-            entry.peer.lock().tick(now, outbox, &self.metrics);
+            let mut state = entry.peer.lock();
+            if up {
+                state.tick(now, outbox, &self.metrics);
+            } else {
+                // Keys end all the same; nothing is sent.
+                state.age(outbox.room(), &self.metrics);
+            }
         }
         self.send(outbox, &table);
     }
@@ -270,8 +284,14 @@ impl Device {
         self.send_by(outbox, table, sockets.first().map(AsRef::as_ref));
     }
 
-    /// Sends what is in the outbox. No peer's lock may be held.
+    /// Sends what is in the outbox; what the socket's buffer does not take is lost. No peer's lock may be held.
     pub(crate) fn send_by(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
+        self.send_some(outbox, table, socket);
+        outbox.drop_rest(Reason::SendBufferFull, &self.metrics);
+    }
+
+    /// Sends what is in the outbox, as far as the socket's buffer takes it. No peer's lock may be held.
+    pub(crate) fn send_some(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
         outbox.send(socket, &self.metrics, |failure| {
             let now = Instant::now();
             for entry in table.peers.values() {

@@ -4,6 +4,7 @@ mod batch;
 pub(crate) mod inbox;
 
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +30,8 @@ const ANSWERS: usize = 512 << 10;
 /// A worker's own: buffers, and what it needs to answer handshakes.
 pub(crate) struct Inbound {
     ring: RecvRing,
+    /// Slots that hold what was received and not looked at yet.
+    slots: Range<usize>,
     receiver: Receiver<Tun>,
 }
 
@@ -42,24 +45,35 @@ pub(crate) struct Receiver<S> {
 
 impl Inbound {
     pub(crate) fn new(device: Arc<Device>, tun: Arc<Tun>) -> Self {
-        Self { ring: RecvRing::new(SLOTS, SLOT), receiver: Receiver::new(device, tun) }
+        Self { ring: RecvRing::new(SLOTS, SLOT), slots: 0..0, receiver: Receiver::new(device, tun) }
     }
 
-    /// Takes what has arrived, as far as slots go; returns at once where there is nothing.
+    /// Whether there is more to do without asking the socket.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// Takes what has arrived, as far as slots go, and writes one batch of it; returns at once where there is nothing.
     pub(crate) fn turn(&mut self, socket: &Socket) {
-        match self.ring.receive(socket.fd()) {
-            Ok(count) => {
-                let device = Arc::clone(&self.receiver.device);
-                let table = device.table();
-                device.metrics.receive_calls.add(1);
-                for slot in 0..count {
-                    self.receiver.datagram(&self.ring.incoming(slot), &table, socket);
-                }
-                self.receiver.flush();
+        let device = Arc::clone(&self.receiver.device);
+        if !self.has_more() {
+            match self.ring.receive(socket.fd()) {
+                Ok(count) => self.slots = 0..count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => return tracing::debug!(%error, "receive"),
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => tracing::debug!(%error, "receive"),
+            device.metrics.receive_calls.add(1);
         }
+        let table = device.table();
+        while self.has_more() {
+            let incoming = self.ring.incoming(self.slots.start);
+            if !self.receiver.inbox.has_room(incoming.data.len()) {
+                break;
+            }
+            self.receiver.datagram(&incoming, &table, socket);
+            self.slots.start += 1;
+        }
+        self.receiver.flush();
     }
 }
 
@@ -96,12 +110,12 @@ impl<S: Sink> Receiver<S> {
             last_source: None,
             now: Instant::now(),
         };
-        let mut messages = 0;
-        for message in incoming.data.chunks(size) {
-            messages += 1;
+        let messages = incoming.data.chunks(size);
+        self.device.metrics.received_packets.add(messages.len() as u64);
+        self.device.metrics.receive_sizes.add(messages.len());
+        for message in messages {
             batch.message(message, &mut self.inbox, &mut self.outbox, &mut self.limiter);
         }
-        self.device.metrics.received_packets.add(messages);
     }
 
     /// Writes what was received.

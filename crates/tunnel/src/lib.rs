@@ -21,6 +21,7 @@ mod inbound;
 mod key;
 mod limit;
 mod link;
+mod log;
 mod metrics;
 mod net;
 mod noise;
@@ -35,12 +36,15 @@ mod steering;
 mod sys;
 mod tun;
 mod uapi;
+mod waiting;
 mod worker;
 
 pub use error::Error;
-pub use options::{Options, log_level};
+pub use options::Options;
 
 /// Runs a tunnel until its device or its control socket is removed, or the process is asked to end (SIGTERM, SIGINT).
+///
+/// It logs to standard error, as much as `LOG_LEVEL` says, unless the caller has installed a log already.
 ///
 /// Without [`Options::foreground`] the tunnel goes on in a process of its own, and this returns when its socket answers.
 ///
@@ -49,6 +53,7 @@ pub use options::{Options, log_level};
 /// The device or the socket cannot be made; see [`Error`].
 pub fn run(options: &Options) -> Result<(), Error> {
     options.check()?;
+    log::init();
     let child = background::is_child();
     if !options.foreground && !child {
         return background::start();

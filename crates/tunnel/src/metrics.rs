@@ -1,4 +1,4 @@
-//! Counters of the data path. Each is written by one thread at a time, once a batch, and read by whoever asks.
+//! Counters of the data path. Written once a batch, mostly by one thread, and read by whoever asks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,10 +44,16 @@ drops! {
     NoKey = "no_key",
     /// The device is down or its port cannot be had: there is no socket.
     NoSocket = "no_socket",
+    /// Too many packets wait for sessions already.
+    TooManyWaiting = "too_many_waiting",
+    /// It waited for a session that did not come about.
+    NoHandshake = "no_handshake",
     /// Not IP, or its headers contradict each other.
     Malformed = "malformed",
     /// The network refused it: no route, not permitted, too long.
     SendFailed = "send_failed",
+    /// The socket's buffer is full: the way out is slower than what is sent.
+    SendBufferFull = "send_buffer_full",
     /// A message of no known kind, or of a wrong length.
     NotWireGuard = "not_wireguard",
     /// A message to a receiver index that nobody has.
@@ -106,6 +112,8 @@ pub(crate) struct Metrics {
     pub(crate) send_sizes: Sizes,
     /// `recvmmsg` calls that gave something.
     pub(crate) receive_calls: Counter,
+    /// Messages in a datagram train that arrived together.
+    pub(crate) receive_sizes: Sizes,
     /// Messages received, whatever became of them.
     pub(crate) received_packets: Counter,
     /// Their bytes on the wire, UDP payload.
@@ -126,6 +134,14 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// Counts `messages` of `bytes` together that left in trains of `train`.
+    #[inline]
+    pub(crate) fn sent(&self, messages: usize, train: usize, bytes: usize) {
+        self.sent_packets.add(messages as u64);
+        self.sent_bytes.add(bytes as u64);
+        (0..messages / train).for_each(|_| self.send_sizes.add(train));
+    }
+
     #[inline]
     pub(crate) fn drop(&self, reason: Reason, packets: u64) {
         if packets > 0 {

@@ -58,6 +58,17 @@ pub(crate) enum Opened {
     Refused(Reason),
 }
 
+/// What the guard says of a handshake message.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Admission<'a> {
+    Granted,
+    /// Granted under load, as it showed with a cookie that its address is its sender's.
+    ByCookie,
+    /// This is to be sent back instead.
+    Cookie(&'a [u8]),
+    Refused,
+}
+
 /// A Noise engine. Calls are made under the peer's lock, one at a time; buffers have [`OVERHEAD`] bytes more than the packet
 /// and [`LEAST_ROOM`] at least.
 pub(crate) trait Engine: Send {
@@ -73,6 +84,8 @@ pub(crate) trait Engine: Send {
     fn tick(&mut self, out: &mut [u8]) -> Option<usize>;
     /// Whether there is a session to send with.
     fn established(&self) -> bool;
+    /// Whether it gave up shaking hands, and what waited for a session.
+    fn gave_up(&self) -> bool;
 }
 
 /// Who we are, and the guard before every handshake: one for the device.
@@ -107,17 +120,18 @@ impl Identity {
         Some(PublicKey(half.peer_static_public))
     }
 
-    /// Whether a handshake message may go on to an engine; else what to send back, if anything.
-    pub(crate) fn admit<'a>(
-        &self,
-        from: IpAddr,
-        message: &[u8],
-        reply: &'a mut [u8],
-    ) -> Result<(), Option<&'a [u8]>> {
+    /// Whether a handshake message may go on to an engine.
+    pub(crate) fn admit<'a>(&self, from: IpAddr, message: &[u8], reply: &'a mut [u8]) -> Admission<'a> {
+        // Without an address it tells whether there is load, of which it tells nothing else.
+        match self.gate.verify_packet(None, message, &mut []) {
+            Ok(_) => return Admission::Granted,
+            Err(TunnResult::Err(WireGuardError::UnderLoad)) => {}
+            Err(_) => return Admission::Refused,
+        }
         match self.gate.verify_packet(Some(from), message, reply) {
-            Ok(_) => Ok(()),
-            Err(TunnResult::WriteToNetwork(cookie)) => Err(Some(cookie)),
-            Err(_) => Err(None),
+            Ok(_) => Admission::ByCookie,
+            Err(TunnResult::WriteToNetwork(cookie)) => Admission::Cookie(cookie),
+            Err(_) => Admission::Refused,
         }
     }
 
@@ -181,6 +195,10 @@ impl Engine for Boringtun {
     fn established(&self) -> bool {
         self.0.time_since_last_handshake().is_some()
     }
+
+    fn gave_up(&self) -> bool {
+        self.0.is_expired()
+    }
 }
 
 fn written(result: &TunnResult<'_>) -> Option<usize> {
@@ -197,5 +215,40 @@ fn reason(error: &WireGuardError) -> Reason {
         WireGuardError::InvalidPacket => Reason::Malformed,
         WireGuardError::WrongTai64nTimestamp => Reason::OldHandshake,
         _ => Reason::NotAuthentic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_is_looked_at_under_load_only() {
+        let [own, theirs] =
+            ["01", "02"].map(|hex| Identity::new(PrivateKey::parse(&hex.repeat(32)).flatten().unwrap(), 1));
+        let from: IpAddr = [192, 0, 2, 1].into();
+        let mut engine = Boringtun(Tunn::new(
+            theirs.private.secret().clone(),
+            x25519::PublicKey::from(own.public.0),
+            None,
+            None,
+            1,
+            None,
+        ));
+        let (mut message, mut reply) = ([0; LEAST_ROOM], [0; LEAST_ROOM]);
+        engine.initiate(&mut message).unwrap();
+        let mut forged = message;
+        forged[LEAST_ROOM - 16..].fill(7);
+        assert_eq!(own.admit(from, &forged, &mut reply), Admission::Granted, "anybody can write one");
+        assert!(matches!(own.admit(from, &forged, &mut reply), Admission::Cookie(_)));
+        let Admission::Cookie(cookie) = own.admit(from, &message, &mut reply) else {
+            panic!("there is load")
+        };
+        assert!(matches!(engine.open(cookie, &mut [0; LEAST_ROOM]), Opened::Nothing));
+        let TunnResult::WriteToNetwork(_) = engine.0.format_handshake_initiation(&mut message, true) else {
+            panic!("again")
+        };
+        assert_eq!(own.admit(from, &message, &mut reply), Admission::ByCookie);
+        assert!(matches!(own.admit([192, 0, 2, 2].into(), &message, &mut reply), Admission::Cookie(_)));
     }
 }

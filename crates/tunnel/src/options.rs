@@ -1,7 +1,5 @@
 //! The command line, which is wireguard-go's with switches added.
 
-use tracing::level_filters::LevelFilter;
-
 use crate::error::Error;
 
 /// Options of `corax tunnel`; the same command line as `wireguard-go [-f|--foreground] INTERFACE-NAME`.
@@ -12,7 +10,7 @@ use crate::error::Error;
 pub struct Options {
     /// Name of the TUN device to make; its control socket is /var/run/wireguard/NAME.sock
     pub name: String,
-    /// Stay in the foreground and log to standard error
+    /// Stay in the foreground and log to standard error, as much as LOG_LEVEL says: verbose, info, error or silent
     #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = clap::builder::FalseyValueParser::new())]
     pub foreground: bool,
     /// Threads; peers are spread over them, a flow never
@@ -60,19 +58,5 @@ impl Options {
             && !self.name.contains(|c: char| c == '/' || c.is_whitespace())
             && !matches!(self.name.as_str(), "." | "..");
         if good { Ok(()) } else { Err(Error::Name(self.name.clone())) }
-    }
-}
-
-/// The log level that the environment asks for, as wireguard-go reads it: `LOG_LEVEL` of `verbose`, `debug`, `error` or
-/// `silent`; errors and warnings where it is not set.
-#[must_use]
-pub fn log_level() -> LevelFilter {
-    match std::env::var("LOG_LEVEL").as_deref() {
-        Ok("verbose" | "debug") => LevelFilter::DEBUG,
-        Ok("trace") => LevelFilter::TRACE,
-        Ok("info") => LevelFilter::INFO,
-        Ok("error") => LevelFilter::ERROR,
-        Ok("silent") => LevelFilter::OFF,
-        _ => LevelFilter::WARN,
     }
 }

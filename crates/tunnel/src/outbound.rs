@@ -53,12 +53,21 @@ impl Outbound {
         }
     }
 
-    /// Sends one batch of what is there; returns at once where there is nothing.
+    /// Whether a batch waits for room in the socket's buffer; meanwhile the device's queue is left to fill and to drop.
+    pub(crate) fn is_stuck(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Sends one batch of what is there; returns at once where there is nothing, and where the last one is stuck.
     ///
     /// # Errors
     ///
     /// The device cannot be read, as when it is gone.
     pub(crate) fn turn(&mut self, socket: Option<&Socket>) -> Result<(), Error> {
+        if self.is_stuck() {
+            self.device.send_some(&mut self.outbox, &self.device.table(), socket);
+            return Ok(());
+        }
         self.read()?;
         if !self.frames.is_empty() {
             self.seal(socket);
@@ -141,6 +150,6 @@ impl Outbound {
             }
         }
         drop(held);
-        device.send_by(outbox, &table, socket);
+        device.send_some(outbox, &table, socket);
     }
 }

@@ -1,6 +1,7 @@
 //! One peer: its engine, its endpoint, its counters, behind one lock.
 
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,9 +11,13 @@ use crate::net::endpoint::Endpoint;
 use crate::net::outbox::{FailureKind, Outbox};
 use crate::noise::{Engine, Identity, Opened, Sealed};
 use crate::packet::ip;
+use crate::waiting::Waiting;
 
 /// How long a path that refused a datagram train is sent single datagrams.
 const SINGLES: Duration = Duration::from_secs(60);
+/// How long a peer whose handshake is under way may be silent before its source address is in doubt: WireGuard's time between
+/// two tries.
+const SILENCE: Duration = Duration::from_secs(5);
 /// A clock that is this much ahead of where it was expected was set, and did not merely drift.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 
@@ -31,6 +36,8 @@ pub(crate) struct State {
     identity: Option<Arc<Identity>>,
     /// Made when first needed: a peer that never speaks costs no handshake state.
     engine: Option<Box<dyn Engine>>,
+    /// Packets that the engine keeps until there is a session.
+    waiting: Waiting,
     /// Wall clock and monotonic clock when the engine was made, which is what its handshakes are stamped with.
     made: (SystemTime, Instant),
     preshared: Option<PresharedKey>,
@@ -43,8 +50,10 @@ pub(crate) struct State {
     greet: bool,
     /// Last authentic message in either direction.
     last_traffic: Instant,
-    /// Receiver index of the session that last carried a message to us.
-    confirmed: Option<u32>,
+    /// Last authentic message of the peer's.
+    heard: Instant,
+    /// Receiver index of the session that we answered for, until it carries a message to us.
+    answered: Option<u32>,
     pub(crate) last_handshake: Option<SystemTime>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
@@ -54,12 +63,19 @@ pub(crate) struct State {
 }
 
 impl Peer {
-    pub(crate) fn new(key: PublicKey, index: u32, identity: Option<Arc<Identity>>) -> Self {
+    /// `waiting`: bytes that wait for sessions of the device.
+    pub(crate) fn new(
+        key: PublicKey,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        waiting: Arc<AtomicUsize>,
+    ) -> Self {
         let state = State {
             key,
             index,
             identity,
             engine: None,
+            waiting: Waiting::new(waiting),
             made: (SystemTime::now(), Instant::now()),
             preshared: None,
             endpoint: None,
@@ -67,7 +83,8 @@ impl Peer {
             keepalive: Duration::ZERO,
             greet: false,
             last_traffic: Instant::now(),
-            confirmed: None,
+            heard: Instant::now(),
+            answered: None,
             last_handshake: None,
             rx_bytes: 0,
             tx_bytes: 0,
@@ -85,16 +102,16 @@ impl Peer {
 
 impl State {
     /// Takes over a new key of our own (or none); what was agreed with the old one ends.
-    pub(crate) fn set_identity(&mut self, identity: Option<Arc<Identity>>) {
+    pub(crate) fn set_identity(&mut self, identity: Option<Arc<Identity>>, metrics: &Metrics) {
         self.identity = identity;
-        self.forget();
+        self.forget(metrics);
     }
 
     /// Changing the key ends the session; setting the same does nothing.
-    pub(crate) fn set_preshared(&mut self, preshared: Option<PresharedKey>) {
+    pub(crate) fn set_preshared(&mut self, preshared: Option<PresharedKey>, metrics: &Metrics) {
         if self.preshared != preshared {
             self.preshared = preshared;
-            self.forget();
+            self.forget(metrics);
         }
     }
 
@@ -102,12 +119,31 @@ impl State {
         self.preshared.as_ref()
     }
 
-    /// Setting the address it has keeps the source it was reached from.
+    /// Setting the address it has keeps the source it was reached from, unless it is silent.
     pub(crate) fn set_endpoint(&mut self, address: SocketAddr) {
-        if self.endpoint.map(|endpoint| endpoint.address) != Some(address) {
-            self.endpoint = Some(Endpoint { address, source: None });
+        let source = self.endpoint.and_then(|endpoint| endpoint.source);
+        let same = self.endpoint.is_some_and(|endpoint| endpoint.address == address);
+        let source = source.filter(|_| same && !self.is_silent(Instant::now()));
+        self.is_at(Endpoint { address, source });
+    }
+
+    /// Takes over where the peer is.
+    fn is_at(&mut self, endpoint: Endpoint) {
+        if self.endpoint.is_none_or(|before| before.address != endpoint.address) {
             self.singles_until = None;
         }
+        self.endpoint = Some(endpoint);
+    }
+
+    /// The kernel chooses the source address again, until the peer tells at which it reaches us.
+    pub(crate) fn forget_source(&mut self) {
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.source = None;
+        }
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) >= SILENCE
     }
 
     pub(crate) fn endpoint(&self) -> Option<Endpoint> {
@@ -135,9 +171,10 @@ impl State {
         std::mem::take(&mut self.greet) || !self.keepalive.is_zero()
     }
 
-    fn forget(&mut self) {
+    fn forget(&mut self, metrics: &Metrics) {
+        metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
         self.engine = None;
-        self.confirmed = None;
+        self.answered = None;
     }
 
     fn engine(&mut self) -> Option<&mut Box<dyn Engine>> {
@@ -156,22 +193,35 @@ impl State {
             return metrics.drop(Reason::NoEndpoint, 1);
         };
         let together = self.singles_until.is_none();
+        let may_wait = self.waiting.has_room(packet.len());
         let Some(engine) = self.engine() else {
             return metrics.drop(Reason::NoKey, 1);
         };
-        match engine.seal(packet, outbox.room()) {
+        let sealed = if may_wait || engine.established() {
+            engine.seal(packet, outbox.room())
+        } else {
+            metrics.drop(Reason::TooManyWaiting, 1);
+            let Some(length) = engine.initiate(outbox.room()) else { return };
+            return self.sent_initiation(&endpoint, length, outbox, metrics);
+        };
+        match sealed {
             Sealed::Message(length) => {
                 outbox.push(&endpoint, ip::outer_ecn(ip::ecn(packet)), length, together);
                 self.tx_bytes += length as u64;
                 self.tx_packets += 1;
             }
             Sealed::Initiation(length) => {
-                metrics.initiations_sent.add(1);
-                outbox.push(&endpoint, 0, length, true);
-                self.tx_bytes += length as u64;
+                self.waiting.add(packet.len());
+                self.sent_initiation(&endpoint, length, outbox, metrics);
             }
-            Sealed::Waiting => {}
+            Sealed::Waiting => self.waiting.add(packet.len()),
         }
+    }
+
+    fn sent_initiation(&mut self, to: &Endpoint, length: usize, outbox: &mut Outbox, metrics: &Metrics) {
+        metrics.initiations_sent.add(1);
+        outbox.push(to, 0, length, true);
+        self.tx_bytes += length as u64;
     }
 
     /// Notes that a batch goes to the peer at `now`.
@@ -187,9 +237,9 @@ impl State {
     pub(crate) fn send_failed(&mut self, kind: FailureKind, now: Instant) {
         match kind {
             FailureKind::Source => {
-                if let Some(endpoint) = &mut self.endpoint {
-                    endpoint.source = None;
-                }
+                self.forget_source();
+                // Some kernels say the same of both, and the train was asked first.
+                self.singles_until = None;
             }
             FailureKind::Train => self.singles_until = Some(now + SINGLES),
         }
@@ -211,14 +261,14 @@ impl State {
         let opened = engine.open(message, out);
         if matches!(opened, Opened::Packet(_) | Opened::Keepalive) {
             if self.endpoint != Some(from) {
-                self.endpoint = Some(from);
-                self.singles_until = None;
+                self.is_at(from);
             }
             self.last_traffic = now;
+            self.heard = now;
             self.rx_bytes += message.len() as u64;
-            if self.confirmed != Some(index) {
-                // The first message of a session that we answered for: now both sides have it.
-                self.confirmed = Some(index);
+            if self.answered == Some(index) {
+                // Now both sides have the session.
+                self.answered = None;
                 self.handshake_done();
             }
         }
@@ -238,19 +288,20 @@ impl State {
         };
         let opened = engine.open(message, outbox.room());
         if let Opened::Answer(length) = opened {
+            let sender = outbox.room()[4..].first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
             outbox.push(&from, 0, length, true);
             self.rx_bytes += message.len() as u64;
             self.tx_bytes += length as u64;
             self.last_traffic = Instant::now();
             if message[0] == crate::noise::RESPONSE {
-                // An initiation does not say where the peer is: it may be an old one, sent again by somebody else.
-                self.endpoint = Some(from);
-                self.confirmed =
-                    message.get(8..).and_then(|rest| rest.first_chunk()).map(|b| u32::from_le_bytes(*b));
+                self.heard = self.last_traffic;
+                self.is_at(from);
                 self.handshake_done();
                 self.send_waiting(outbox, metrics);
-            } else if self.endpoint.is_none() {
-                self.endpoint = Some(from);
+            } else {
+                self.answered = sender;
+                // An initiation does not say where the peer is: it may be an old one, sent again by somebody else.
+                self.endpoint.get_or_insert(from);
             }
         }
         opened
@@ -261,11 +312,14 @@ impl State {
         self.handshakes += 1;
     }
 
-    /// Sends the packets that waited for a session.
+    /// Sends the packets that waited for a session, until the outbox is full.
     pub(crate) fn send_waiting(&mut self, outbox: &mut Outbox, metrics: &Metrics) {
         let (Some(endpoint), Some(engine)) = (self.endpoint, self.engine.as_mut()) else { return };
         while !outbox.full() {
-            let Some(length) = engine.next_waiting(outbox.room()) else { return };
+            let Some(length) = engine.next_waiting(outbox.room()) else {
+                self.waiting.clear();
+                return;
+            };
             if outbox.room()[0] != crate::noise::DATA {
                 metrics.initiations_sent.add(1);
             }
@@ -277,25 +331,42 @@ impl State {
 
     /// Lets time pass: keepalives, retries, new handshakes, old keys.
     pub(crate) fn tick(&mut self, now: Instant, outbox: &mut Outbox, metrics: &Metrics) {
-        let Some(endpoint) = self.endpoint else { return };
-        if let Some(engine) = &mut self.engine {
-            if let Some(length) = engine.tick(outbox.room()) {
-                self.sent_by_timer(endpoint, length, outbox, metrics);
-            } else if engine.established() {
+        if self.endpoint.is_none() {
+            return;
+        }
+        if let Some(length) = self.age(outbox.room(), metrics) {
+            self.sent_by_timer(now, length, outbox, metrics);
+        } else if let Some(engine) = &self.engine {
+            if engine.established() {
                 self.send_waiting(outbox, metrics);
             } else if self.clock_was_set(now) {
                 // Handshakes would go on to carry the time of before, which the peer may have seen already.
-                self.forget();
+                self.forget(metrics);
             }
         }
-        if !self.keepalive.is_zero() && now.duration_since(self.last_traffic) >= self.keepalive {
+        if !outbox.full()
+            && !self.keepalive.is_zero()
+            && now.duration_since(self.last_traffic) >= self.keepalive
+        {
             self.send_keepalive(now, outbox, metrics);
         }
     }
 
+    /// Lets time pass for the engine, whose old keys end; returns the bytes of what it wants sent.
+    pub(crate) fn age(&mut self, out: &mut [u8], metrics: &Metrics) -> Option<usize> {
+        let engine = self.engine.as_mut()?;
+        let written = engine.tick(out);
+        if engine.gave_up() {
+            metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
+        }
+        written
+    }
+
     /// Sends an empty packet, or starts the handshake that it needs.
     pub(crate) fn send_keepalive(&mut self, now: Instant, outbox: &mut Outbox, metrics: &Metrics) {
-        let Some(endpoint) = self.endpoint else { return };
+        if self.endpoint.is_none() {
+            return;
+        }
         self.last_traffic = now;
         let Some(engine) = self.engine() else { return };
         let length = if engine.established() {
@@ -307,14 +378,19 @@ impl State {
             engine.initiate(outbox.room())
         };
         if let Some(length) = length {
-            self.sent_by_timer(endpoint, length, outbox, metrics);
+            self.sent_by_timer(now, length, outbox, metrics);
         }
     }
 
-    fn sent_by_timer(&mut self, endpoint: Endpoint, length: usize, outbox: &mut Outbox, metrics: &Metrics) {
+    fn sent_by_timer(&mut self, now: Instant, length: usize, outbox: &mut Outbox, metrics: &Metrics) {
         if outbox.room()[0] == crate::noise::INITIATION {
             metrics.initiations_sent.add(1);
+            if self.is_silent(now) {
+                // The address may be ours still while the route went elsewhere, where its answers do not come.
+                self.forget_source();
+            }
         }
+        let Some(endpoint) = self.endpoint else { return };
         outbox.push(&endpoint, 0, length, true);
         self.tx_bytes += length as u64;
         self.last_traffic = Instant::now();
@@ -326,3 +402,6 @@ impl State {
         SystemTime::now().duration_since(expected).is_ok_and(|ahead| ahead > CLOCK_STEP)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,8 @@ impl Service {
         let mut outbox = Outbox::new(64 << 10);
         let mut next = Instant::now() + TICK;
         loop {
-            let wait = next.saturating_duration_since(Instant::now()).as_millis() as u16;
+            // Rounded up, or the last millisecond is spent asking.
+            let wait = next.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000) as u16;
             let mut events = [
                 PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
                 PollFd::new(ended.event.as_fd(), PollFlags::POLLIN),

@@ -129,7 +129,8 @@ impl SendRing {
         Self { headers: empty_headers(slots), vectors: empty_vectors(slots) }
     }
 
-    /// Sends as many of `datagrams` as fit and as the kernel takes; returns how many. An error speaks of the first.
+    /// Sends as many of `datagrams` as fit and as the kernel takes; returns how many. An error speaks of the first; it is
+    /// `WouldBlock` where the socket's buffer is full.
     pub(crate) fn send<'a>(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -155,7 +156,9 @@ impl SendRing {
         }
         // SAFETY: the first `count` headers were just filled from slices of lifetime 'a, which outlives this call; the
         // kernel only reads through them. The headers are exclusively ours.
-        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, 0) };
+        let sent = unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
+        };
         check(sent).map(|sent| sent as usize)
     }
 }

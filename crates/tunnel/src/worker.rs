@@ -36,43 +36,56 @@ impl Worker {
     pub(crate) fn run(mut self) -> Result<(), Error> {
         let mut socket = self.device.socket(self.index);
         loop {
-            let ready = self.wait(socket.as_deref())?;
+            let ready = if self.inbound.has_more() { Ready::BOTH } else { self.wait(socket.as_deref())? };
             if ready.changes {
                 // Let go of it first: the port is free only when nobody holds it.
                 drop(socket.take());
                 socket = self.device.changed_socket(self.index);
+                if self.outbound.is_stuck() {
+                    self.outbound.turn(socket.as_deref())?;
+                }
                 continue;
             }
-            if ready.tun {
+            if ready.outbound {
                 self.outbound.turn(socket.as_deref())?;
             }
-            if let (true, Some(socket)) = (ready.socket, &socket) {
+            if let (true, Some(socket)) = (ready.inbound, &socket) {
                 self.inbound.turn(socket);
             }
         }
     }
 
     fn wait(&self, socket: Option<&Socket>) -> Result<Ready, Error> {
-        let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let (changes, tun) = (self.device.changes(self.index), self.tun.fd());
+        let way_out = if self.outbound.is_stuck() { socket } else { None };
         let mut events = [
-            readable(self.device.changes(self.index)),
-            readable(self.tun.fd()),
+            PollFd::new(changes, PollFlags::POLLIN),
+            way_out.map_or(PollFd::new(tun, PollFlags::POLLIN), |socket| {
+                PollFd::new(socket.fd(), PollFlags::POLLOUT)
+            }),
             // Where there is no socket, nothing is asked of what stands in its place.
-            socket.map_or(PollFd::new(self.tun.fd(), PollFlags::empty()), |socket| readable(socket.fd())),
+            socket.map_or(PollFd::new(tun, PollFlags::empty()), |socket| {
+                PollFd::new(socket.fd(), PollFlags::POLLIN)
+            }),
         ];
         match poll(&mut events, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::system("poll of TUN device and socket")(error.into())),
         }
-        let [changes, tun, socket] = events.map(|event| event.any().unwrap_or(true));
-        Ok(Ready { changes, tun, socket })
+        let [changes, outbound, inbound] = events.map(|event| event.any().unwrap_or(true));
+        Ok(Ready { changes, outbound, inbound })
     }
 }
 
-/// What has something to read, or an error to tell.
+/// What has something to do, or an error to tell.
 struct Ready {
     /// Other sockets are to be used.
     changes: bool,
-    tun: bool,
-    socket: bool,
+    outbound: bool,
+    inbound: bool,
+}
+
+impl Ready {
+    /// Both directions, for all that is known without asking.
+    const BOTH: Self = Self { changes: false, outbound: true, inbound: true };
 }

@@ -24,6 +24,8 @@ fn plain_sum(bytes: &[u8]) -> u16 {
 #[derive(Clone, Debug)]
 struct Packet {
     v6: bool,
+    /// Eights of bytes of destination options, IPv6.
+    options_before: u8,
     tcp: bool,
     host: u8,
     port: u8,
@@ -45,7 +47,7 @@ struct Packet {
 
 impl Packet {
     fn transport(&self) -> usize {
-        if self.v6 { 40 } else { 20 }
+        if self.v6 { 40 + 8 * usize::from(self.options_before) } else { 20 }
     }
 
     fn headers(&self) -> usize {
@@ -59,10 +61,15 @@ impl Packet {
         let mut out = Vec::new();
         if self.v6 {
             out.extend([0x60 | self.class >> 4, self.class << 4, 0, 1]);
-            out.extend((inner as u16).to_be_bytes());
-            out.extend([protocol, self.ttl]);
+            out.extend(((length - 40) as u16).to_be_bytes());
+            out.extend([if self.options_before > 0 { 60 } else { protocol }, self.ttl]);
             out.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, self.host]);
             out.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+            if self.options_before > 0 {
+                // One option, padding.
+                out.extend([protocol, self.options_before - 1, 1, 8 * self.options_before - 4]);
+                out.resize(self.transport(), 0);
+            }
         } else {
             out.extend([0x45, self.class]);
             out.extend((length as u16).to_be_bytes());
@@ -97,8 +104,12 @@ impl Packet {
 
 fn parts(packet: &[u8]) -> (bool, usize, bool, usize, usize) {
     let v6 = packet[0] >> 4 == 6;
-    let transport = if v6 { 40 } else { 20 };
-    let tcp = packet[if v6 { 6 } else { 9 }] == 6;
+    let (transport, protocol) = match (v6, packet[6]) {
+        (false, _) => (20, packet[9]),
+        (true, 60) => (48 + 8 * usize::from(packet[41]), packet[40]),
+        (true, next) => (40, next),
+    };
+    let tcp = protocol == 6;
     let headers = transport + if tcp { usize::from(packet[transport + 12] >> 4) * 4 } else { 8 };
     (v6, transport, tcp, headers, transport + if tcp { 16 } else { 6 })
 }
@@ -133,7 +144,8 @@ fn cut(frame: &[u8], header: &Header) -> Vec<Vec<u8>> {
         packet.extend(*chunk);
         let inner = (packet.len() - transport) as u16;
         if v6 {
-            packet[4..6].copy_from_slice(&inner.to_be_bytes());
+            let length = (packet.len() - 40) as u16;
+            packet[4..6].copy_from_slice(&length.to_be_bytes());
         } else {
             let length = packet.len() as u16;
             packet[2..4].copy_from_slice(&length.to_be_bytes());
@@ -187,6 +199,7 @@ fn stream() -> impl Strategy<Value = Vec<Packet>> {
                 let tcp = flow < 4;
                 let packet = Packet {
                     v6: flow % 2 == 1,
+                    options_before: u8::from(odd == 11),
                     tcp,
                     host: if odd == 1 { 2 } else { 1 },
                     port: (flow / 2) as u8,
@@ -299,11 +312,13 @@ proptest! {
         size in 1u16..400,
         payload in 1usize..5000,
         mtu in prop_oneof![Just(1420usize), 60usize..600],
+        options_before in prop_oneof![Just(0u8), 1u8..8],
     ) {
         for mut packet in stream.into_iter().take(4) {
             packet.payload = (0..payload).map(|at| at as u8).collect();
             packet.broken = false;
             packet.zero_checksum = false;
+            packet.options_before = options_before;
             let mut frame = packet.bytes();
             let (v6, transport, tcp, _, field) = parts(&frame);
             // As the kernel leaves it: the sum of the pseudo-header.
@@ -390,6 +405,7 @@ fn flow_of(count: usize, size: usize, tcp: bool, v6: bool) -> Vec<Vec<u8>> {
         .map(|index| {
             Packet {
                 v6,
+                options_before: 0,
                 tcp,
                 host: 1,
                 port: 1,

@@ -11,7 +11,7 @@ use crate::metrics::Reason;
 use crate::net::Socket;
 use crate::net::endpoint::Endpoint;
 use crate::net::outbox::Outbox;
-use crate::noise::{self, Opened};
+use crate::noise::{self, Admission, Opened};
 use crate::packet::ip;
 use crate::peer::State;
 
@@ -94,9 +94,20 @@ impl Batch<'_> {
             self.device.metrics.handshakes.add(1);
             state.send_waiting(outbox, &self.device.metrics);
             self.held = None;
-            self.device.send_by(outbox, self.table, Some(self.socket));
+            self.send(index, outbox);
         }
         accepted
+    }
+
+    /// Sends the outbox, and what waited for a session of the peer with this receiver index and found no room there.
+    fn send(&self, index: u32, outbox: &mut Outbox) {
+        while outbox.full() {
+            self.device.send_by(outbox, self.table, Some(self.socket));
+            if let Some(peer) = self.table.receiver(index) {
+                peer.lock().send_waiting(outbox, &self.device.metrics);
+            }
+        }
+        self.device.send_by(outbox, self.table, Some(self.socket));
     }
 
     fn handshake(
@@ -109,19 +120,20 @@ impl Batch<'_> {
         let kind = message[0];
         if kind != noise::COOKIE {
             let mut reply = [0; noise::LEAST_ROOM];
-            if let Err(cookie) = identity.admit(self.from.address.ip(), message, &mut reply) {
-                let Some(cookie) = cookie else { return Err(Reason::UnknownPeer) };
-                let length = cookie.len();
-                outbox.room()[..length].copy_from_slice(cookie);
-                outbox.push(&self.from, 0, length, true);
-                self.device.metrics.cookies_sent.add(1);
-                self.device.send_by(outbox, self.table, Some(self.socket));
-                return Err(Reason::UnderLoad);
-            }
-            // A cookie is only asked for, and so only used, under load.
-            let with_cookie = message[message.len() - 16..] != [0; 16];
-            if with_cookie && !limiter.admit(self.from.address.ip(), self.now) {
-                return Err(Reason::RateLimited);
+            let ip = self.from.address.ip();
+            match identity.admit(ip, message, &mut reply) {
+                Admission::Granted => {}
+                Admission::ByCookie if limiter.admit(ip, self.now) => {}
+                Admission::ByCookie => return Err(Reason::RateLimited),
+                Admission::Cookie(cookie) => {
+                    let length = cookie.len();
+                    outbox.room()[..length].copy_from_slice(cookie);
+                    outbox.push(&self.from, 0, length, true);
+                    self.device.metrics.cookies_sent.add(1);
+                    self.device.send_by(outbox, self.table, Some(self.socket));
+                    return Err(Reason::UnderLoad);
+                }
+                Admission::Refused => return Err(Reason::UnknownPeer),
             }
         }
         let peer = if kind == noise::INITIATION {
@@ -144,7 +156,7 @@ impl Batch<'_> {
                 self.device.metrics.handshakes.add(1);
             }
         }
-        self.device.send_by(outbox, self.table, Some(self.socket));
+        self.send(peer.index << 8, outbox);
         match opened {
             Opened::Refused(reason) => Err(reason),
             _ => Ok(()),

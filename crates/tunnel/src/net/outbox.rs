@@ -37,6 +37,8 @@ pub(crate) struct Outbox {
     buffer: Box<[u8]>,
     used: usize,
     trains: Vec<Train>,
+    /// Trains that are done with.
+    done: usize,
     ring: SendRing,
     controls: Box<[Control]>,
 }
@@ -63,6 +65,7 @@ impl Outbox {
             buffer: vec![0; size + ROOM].into(),
             used: 0,
             trains: Vec::with_capacity(2 * SLOTS),
+            done: 0,
             ring: SendRing::new(SLOTS),
             controls: vec![Control([0; CONTROL]); SLOTS].into(),
         }
@@ -113,44 +116,53 @@ impl Outbox {
         });
     }
 
-    /// Sends everything and is empty afterwards. What cannot be sent is lost, counted, and told to `failed` where the
-    /// sender can do better next time.
+    /// Whether all was sent.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.trains.is_empty()
+    }
+
+    /// Sends everything, or as much as the socket's buffer takes: the rest is for the next time. What cannot be sent is
+    /// lost, counted, and told to `failed` where the sender can do better next time.
     pub(crate) fn send(
         &mut self,
         socket: Option<&Socket>,
         metrics: &Metrics,
         mut failed: impl FnMut(Failure),
     ) {
-        let messages: usize = self.trains.iter().map(|train| train.messages).sum();
-        match socket {
-            Some(socket) => {
-                metrics.sent_packets.add(messages as u64);
-                metrics.sent_bytes.add(self.used as u64);
-                let mut next = 0;
-                while next < self.trains.len() {
-                    next += self.send_some(next, socket, metrics, &mut failed);
-                }
-            }
-            None => metrics.drop(Reason::NoSocket, messages as u64),
+        let Some(socket) = socket else { return self.drop_rest(Reason::NoSocket, metrics) };
+        while self.done < self.trains.len() {
+            let Some(done) = self.send_some(self.done, socket, metrics, &mut failed) else { return };
+            self.done += done;
         }
+        self.clear();
+    }
+
+    /// Is empty afterwards; what had not been sent is lost.
+    pub(crate) fn drop_rest(&mut self, reason: Reason, metrics: &Metrics) {
+        let rest: usize = self.trains[self.done..].iter().map(|train| train.messages).sum();
+        metrics.drop(reason, rest as u64);
+        self.clear();
+    }
+
+    fn clear(&mut self) {
         self.trains.clear();
+        self.done = 0;
         self.used = 0;
     }
 
-    /// Sends trains from `first` on; returns how many are done with.
+    /// Sends trains from `first` on; returns how many are done with. None: the socket's buffer is full.
     fn send_some(
         &mut self,
         first: usize,
         socket: &Socket,
         metrics: &Metrics,
         failed: &mut impl FnMut(Failure),
-    ) -> usize {
+    ) -> Option<usize> {
         let trains = &self.trains[first..];
         let segmentation = socket.segmentation();
         let single = |train: &Train| train.messages == 1 || (segmentation && train.together);
         if !single(&trains[0]) {
-            self.send_singly(first, socket, metrics);
-            return 1;
+            return self.send_singly(first, socket, metrics, failed);
         }
         let count = trains.iter().take(SLOTS).take_while(|train| single(train)).count();
         let trains = &trains[..count];
@@ -164,7 +176,7 @@ impl Outbox {
         let reachable = names[..count].iter().take_while(|name| name.is_some()).count();
         if reachable == 0 {
             metrics.drop(Reason::SendFailed, trains[0].messages as u64);
-            return 1;
+            return Some(1);
         }
         let datagrams = trains[..reachable].iter().enumerate().filter_map(|(index, train)| {
             Some(Outgoing {
@@ -176,10 +188,13 @@ impl Outbox {
         metrics.send_calls.add(1);
         match self.ring.send(socket.fd(), datagrams) {
             Ok(sent) => {
-                trains[..sent].iter().for_each(|train| metrics.send_sizes.add(train.messages));
-                sent.max(1)
+                for train in &trains[..sent] {
+                    metrics.sent(train.messages, train.messages, train.end - train.start);
+                }
+                Some(sent.max(1))
             }
-            Err(error) => self.recover(first, &error, socket, metrics, failed),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(self.recover(first, &error, socket, metrics, failed)),
         }
     }
 
@@ -203,60 +218,82 @@ impl Outbox {
                 metrics.fallbacks.add(1);
                 return 0;
             }
-            Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
-                if train.endpoint.source.is_some() =>
-            {
-                for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address)
-                {
-                    train.endpoint.source = None;
-                }
-                failed(Failure { address, kind: FailureKind::Source });
-                return 0;
-            }
-            // The path's MTU is smaller than a message: fragments cannot be made of a train.
+            // The path's MTU is smaller than a message: fragments cannot be made of a train. Older kernels say EINVAL, so
+            // this is tried before the source is blamed.
             Some(libc::EMSGSIZE | libc::EINVAL) if train.messages > 1 => {
                 train.together = false;
                 metrics.fallbacks.add(1);
                 failed(Failure { address, kind: FailureKind::Train });
                 return 0;
             }
+            Some(code) if self.let_go_of_source(first, code, failed) => return 0,
             _ => {}
         }
+        let train = &self.trains[first];
         tracing::debug!(%error, endpoint = %address, "a datagram was not sent");
         metrics.drop(Reason::SendFailed, train.messages as u64);
         1
     }
 
-    /// Sends the messages of one train each for itself.
-    fn send_singly(&mut self, index: usize, socket: &Socket, metrics: &Metrics) {
+    /// Whether `code` speaks of the source of train `first`, which that and those after it go without from now on.
+    fn let_go_of_source(&mut self, first: usize, code: i32, failed: &mut impl FnMut(Failure)) -> bool {
+        let Endpoint { address, source } = self.trains[first].endpoint;
+        let speaks =
+            matches!(code, libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH);
+        if !speaks || source.is_none() {
+            return false;
+        }
+        for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address) {
+            train.endpoint.source = None;
+        }
+        failed(Failure { address, kind: FailureKind::Source });
+        true
+    }
+
+    /// Sends messages of train `index` each for itself; returns 1 when it is done with, else 0. None: the socket's buffer is
+    /// full.
+    fn send_singly(
+        &mut self,
+        index: usize,
+        socket: &Socket,
+        metrics: &Metrics,
+        failed: &mut impl FnMut(Failure),
+    ) -> Option<usize> {
         let train = &self.trains[index];
-        let Some(name) = Name::new(train.endpoint.address, socket.dual) else {
-            return metrics.drop(Reason::SendFailed, train.messages as u64);
+        let address = train.endpoint.address;
+        let Some(name) = Name::new(address, socket.dual) else {
+            metrics.drop(Reason::SendFailed, train.messages as u64);
+            return Some(1);
         };
         let control = &mut self.controls[0];
         let length = Train { messages: 1, ..*train }.control(control);
-        let mut rest = &self.buffer[train.start..train.end];
-        while !rest.is_empty() {
-            let datagrams = rest.chunks(train.size).map(|data| Outgoing {
-                name: name.bytes(),
-                control: &control.0[..length],
-                data,
-            });
-            metrics.send_calls.add(1);
-            let sent = match self.ring.send(socket.fd(), datagrams) {
-                Ok(sent) => {
-                    (0..sent).for_each(|_| metrics.send_sizes.add(1));
-                    sent
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => {
-                    tracing::debug!(%error, endpoint = %train.endpoint.address, "a datagram was not sent");
+        let datagrams = self.buffer[train.start..train.end].chunks(train.size).map(|data| Outgoing {
+            name: name.bytes(),
+            control: &control.0[..length],
+            data,
+        });
+        metrics.send_calls.add(1);
+        let done = match self.ring.send(socket.fd(), datagrams) {
+            Ok(sent) => {
+                let bytes = (sent * train.size).min(train.end - train.start);
+                metrics.sent(sent, 1, bytes);
+                sent
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => 0,
+                Some(code) if self.let_go_of_source(index, code, failed) => 0,
+                _ => {
+                    tracing::debug!(%error, endpoint = %address, "a datagram was not sent");
                     metrics.drop(Reason::SendFailed, 1);
                     1
                 }
-            };
-            rest = rest.get(sent * train.size..).unwrap_or_default();
-        }
+            },
+        };
+        let train = &mut self.trains[index];
+        train.start = (train.start + done * train.size).min(train.end);
+        train.messages -= done;
+        Some(usize::from(train.messages == 0))
     }
 }
 

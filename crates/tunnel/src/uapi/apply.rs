@@ -49,7 +49,7 @@ fn peer(device: &Device, set: &SetPeer, afresh: bool, outbox: &mut Option<Outbox
     {
         let mut state = peer.lock();
         if set.preshared_key.is_some() || afresh {
-            state.set_preshared(set.preshared_key.clone().flatten());
+            state.set_preshared(set.preshared_key.clone().flatten(), &device.metrics);
         }
         if let Some(endpoint) = set.endpoint {
             state.set_endpoint(endpoint);

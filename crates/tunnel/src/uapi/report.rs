@@ -69,7 +69,11 @@ pub(super) fn metrics(device: &Device) -> String {
     ] {
         line(&mut text, key, counter.get());
     }
-    for (key, sizes) in [("send_batches", &metrics.send_sizes), ("write_batches", &metrics.write_sizes)] {
+    for (key, sizes) in [
+        ("send_batches", &metrics.send_sizes),
+        ("receive_batches", &metrics.receive_sizes),
+        ("write_batches", &metrics.write_sizes),
+    ] {
         for (bound, count) in sizes.buckets() {
             line(&mut text, &format!("{key}_{bound}"), count);
         }

@@ -77,6 +77,28 @@ fn without_foreground_it_returns_when_it_answers() {
 }
 
 #[test]
+fn it_logs_where_a_level_is_asked_for_and_to_a_file_without_colours() {
+    let world = World::new();
+    let a = world.host("a");
+    let log = world.file("log", "");
+    for (level, said) in [("info", true), ("silent", false)] {
+        let script = format!(
+            "LOG_LEVEL={level} {CORAX} wga 2>{} && rm /run/wireguard/wga.sock && \
+             while ip link show wga >/dev/null 2>&1; do sleep 0.05; done",
+            log.display()
+        );
+        let mut command = a.command("unshare --pid --fork --kill-child --mount-proc sh -e -c");
+        assert!(command.arg(&script).status().unwrap().success());
+        let lines = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(
+            lines.contains("INFO corax_tunnel::service: the tunnel is ready device=\"wga\"\n"),
+            said,
+            "{lines}"
+        );
+    }
+}
+
+#[test]
 fn wg_quick_brings_it_up_and_down() {
     let world = World::new();
     let (a, b) = world.pair();

@@ -1,9 +1,10 @@
 //! Without each offload in turn, and when one fails while it is used.
 
 use super::traffic;
-use super::world::{CORAX, World, join};
+use super::world::{CORAX, Host, Tunnel, World, join};
 
-fn works_with(switches: &str) {
+/// Traffic of all kinds both ways; then `check` says by host and counters that the tunnel with the switches obeyed them.
+fn works_with(switches: &str, check: impl FnOnce(&Host, &Tunnel)) {
     let world = World::new();
     let (a, b) = world.pair();
     let program = format!("{CORAX} {switches}");
@@ -21,46 +22,84 @@ fn works_with(switches: &str) {
             assert_eq!(tunnel.metric(&format!("drops_{reason}_total")), 0, "{reason} of {}", tunnel.device);
         }
     }
+    check(&a, &wga);
 }
+
+/// Batches of more than one packet.
+fn joined(tunnel: &Tunnel, batches: &str) -> u64 {
+    [2, 4, 8, 16, 32, 64].iter().map(|most| tunnel.metric(&format!("{batches}_batches_{most}"))).sum()
+}
+
+fn is_offloaded(host: &Host, feature: &str) -> bool {
+    host.run("ethtool -k wga").contains(&format!("{feature}: on"))
+}
+
+const TSO: &str = "tx-tcp-segmentation";
+const USO: &str = "tx-udp-segmentation";
 
 #[test]
 fn works_with_everything() {
-    works_with("");
+    works_with("", |a, wga| {
+        for batches in ["send", "receive", "write"] {
+            assert!(joined(wga, batches) > 0, "{batches}");
+        }
+        assert!(wga.metric("tun_reads_gso_total") > 0);
+        assert!(is_offloaded(a, TSO) && is_offloaded(a, USO));
+    });
 }
 
 #[test]
 fn works_without_a_virtio_header() {
-    works_with("--no-vnet");
+    works_with("--no-vnet", |a, wga| {
+        assert_eq!(wga.metric("tun_reads_gso_total") + joined(wga, "write"), 0);
+        assert!(!is_offloaded(a, TSO) && !is_offloaded(a, USO));
+    });
 }
 
 #[test]
 fn works_without_tso() {
-    works_with("--no-tso");
+    works_with("--no-tso", |a, wga| {
+        assert_eq!(wga.metric("tun_reads_gso_total"), 0);
+        assert!(!is_offloaded(a, TSO));
+    });
 }
 
 #[test]
 fn works_without_uso() {
-    works_with("--no-uso");
+    works_with("--no-uso", |a, wga| {
+        assert!(wga.metric("tun_reads_gso_total") > 0);
+        assert!(is_offloaded(a, TSO) && !is_offloaded(a, USO));
+    });
 }
 
 #[test]
 fn works_without_joining() {
-    works_with("--no-join");
+    works_with("--no-join", |_, wga| {
+        assert_eq!(joined(wga, "write"), 0);
+    });
 }
 
 #[test]
 fn works_without_datagram_trains_out() {
-    works_with("--no-gso");
+    works_with("--no-gso", |_, wga| {
+        assert_eq!(joined(wga, "send"), 0);
+    });
 }
 
 #[test]
 fn works_without_datagram_trains_in() {
-    works_with("--no-gro");
+    works_with("--no-gro", |_, wga| {
+        assert_eq!(joined(wga, "receive"), 0);
+    });
 }
 
 #[test]
 fn works_without_anything() {
-    works_with("--no-vnet --no-gso --no-gro");
+    works_with("--no-vnet --no-gso --no-gro", |_, wga| {
+        for batches in ["send", "receive", "write"] {
+            assert_eq!(joined(wga, batches), 0, "{batches}");
+        }
+    });
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! What packets look like on their way.
 
 use std::io::Read;
+use std::net::UdpSocket;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::traffic;
-use super::world::{CORAX, Host, World, cable, eventually, join};
+use super::world::{CORAX, Host, PATIENCE, World, cable, eventually, join};
 
 #[test]
 fn a_source_that_is_not_the_peers_is_dropped() {
@@ -15,6 +20,30 @@ fn a_source_that_is_not_the_peers_is_dropped() {
     b.run("ip addr add 10.8.0.99/32 dev wgb");
     assert!(!b.try_run("ping -n -c 3 -i 0.1 -W 1 -I 10.8.0.99 10.8.0.1").status.success());
     eventually("the drops", || wga.metric("drops_source_not_allowed_total") >= 3);
+}
+
+#[test]
+fn what_is_sent_again_by_somebody_else_is_dropped() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    // All messages to a pass by somebody who sends each twice.
+    wgb.peer(&wga, "endpoint 10.9.0.2:6000");
+    b.within(|| {
+        let socket = UdpSocket::bind("10.9.0.2:6000").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let (to, times) = if from.port() == 5002 { ("10.9.0.1:5001", 2) } else { ("10.9.0.2:5002", 1) };
+            for _ in 0..times {
+                socket.send_to(&buffer[..length], to).unwrap();
+            }
+        }
+    });
+    let output = b.run("ping -n -c 5 -i 0.1 -w 200 10.8.0.1");
+    assert!(!output.contains("DUP"), "{output}");
+    assert!(wga.metric("drops_replayed_total") >= 5);
+    assert!(wga.metric("drops_old_handshake_total") >= 1);
 }
 
 #[test]
@@ -168,6 +197,60 @@ fn odd_packets_pass() {
         assert_eq!(tunnel.metric("drops_malformed_total"), 0);
         assert_eq!(tunnel.metric("drops_write_failed_total"), 0);
     }
+}
+
+#[test]
+fn what_comes_in_goes_on_while_the_way_out_is_stuck() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    // A second and more for one train, and a queue that is longer than the socket's buffer.
+    a.run("tc qdisc add dev eth0 root tbf rate 400kbit burst 4kb limit 500mb");
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let flood = a.within(move || {
+        let socket = UdpSocket::bind("10.8.0.1:0").unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            drop(socket.send_to(&[0; 1392], "10.8.0.2:9"));
+        }
+    });
+    eventually("the buffer to be full", || {
+        let before = wga.metric("sent_bytes_total");
+        thread::sleep(Duration::from_millis(500));
+        let after = wga.metric("sent_bytes_total");
+        after > 4 << 20 && after - before < 1 << 20
+    });
+    let start = Instant::now();
+    const COUNT: u32 = 100;
+    let receive = a.within(move || {
+        let socket = UdpSocket::bind("10.8.0.1:7777").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut slowest = Duration::ZERO;
+        for _ in 0..COUNT {
+            let mut sent = [0; 8];
+            socket.recv(&mut sent).unwrap();
+            slowest = slowest.max(start.elapsed() - Duration::from_micros(u64::from_le_bytes(sent)));
+        }
+        slowest
+    });
+    let send = b.within(move || {
+        let socket = UdpSocket::bind("10.8.0.2:0").unwrap();
+        for _ in 0..COUNT {
+            thread::sleep(Duration::from_millis(20));
+            let now = start.elapsed().as_micros() as u64;
+            socket.send_to(&now.to_le_bytes(), "10.8.0.1:7777").unwrap();
+        }
+    });
+    send.join().unwrap();
+    let slowest = receive.join().unwrap();
+    assert!(slowest < Duration::from_millis(800), "{slowest:?}");
+    // And the way out goes on where it ended.
+    stop.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    a.run("tc qdisc del dev eth0 root");
+    a.ping("10.8.0.2");
+    assert_eq!(wga.metric("drops_send_failed_total"), 0);
 }
 
 /// tcpdump on the underlay.

@@ -1,7 +1,7 @@
 //! What a session lives through.
 
 use super::traffic;
-use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, eventually, join};
+use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, cable, eventually, join};
 
 #[test]
 fn a_peer_that_moves_is_followed() {
@@ -157,4 +157,40 @@ fn down_is_silent_and_up_goes_on() {
     a.run("ip link set wga up");
     eventually("the port to be bound", || !a.run("ss -Hlun sport = :5001").is_empty());
     b.ping("10.8.0.1");
+}
+
+#[test]
+fn a_route_that_moves_to_another_uplink_is_followed_though_the_address_stays() {
+    let world = World::new();
+    let (a, b, between) = (world.host("a"), world.host("b"), world.host("r"));
+    for (device, at, net) in [("eth0", "up0", 1), ("eth1", "up1", 2)] {
+        cable(&a, device, &between, at);
+        a.run(&format!("ip addr add 10.9.{net}.1/24 dev {device}"));
+        between.run(&format!("ip addr add 10.9.{net}.254/24 dev {at}"));
+    }
+    cable(&b, "eth0", &between, "far");
+    b.run("ip addr add 10.9.0.2/24 dev eth0");
+    between.run("ip addr add 10.9.0.254/24 dev far");
+    between.run("sysctl -qw net.ipv4.ip_forward=1");
+    b.run("ip route add default via 10.9.0.254");
+    a.run("ip route add default via 10.9.1.254");
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    wgb.peer(&wga, "endpoint 10.9.1.1:5001");
+    b.ping("10.8.0.1");
+    a.ping("10.8.0.2");
+    // The first uplink is dead further on, and nobody else carries its address.
+    between.run("nft add table ip cut");
+    between.run("nft add chain ip cut forward { type filter hook forward priority 0 ; }");
+    between.run("nft add rule ip cut forward ip saddr 10.9.1.1 drop");
+    between.run("nft add rule ip cut forward ip daddr 10.9.1.1 drop");
+    a.run("ip route replace default via 10.9.2.254");
+    eventually("an answer by the other uplink", || a.reaches("10.8.0.2"));
+    assert_eq!(wgb.show("endpoints", &wga), "10.9.2.1:5001");
+    // Another port begins without what was learnt, too.
+    a.run("ip route replace default via 10.9.1.254");
+    between.run("nft flush chain ip cut forward");
+    between.run("nft add rule ip cut forward ip saddr 10.9.2.1 drop");
+    wga.wg("listen-port 5003");
+    a.ping("10.8.0.2");
+    assert_eq!(wgb.show("endpoints", &wga), "10.9.1.1:5003");
 }

@@ -16,6 +16,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("tc", "iproute2"),
     ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
     ("wg", "wireguard-tools"),

@@ -84,7 +84,37 @@ fn a_source_that_is_no_longer_ours_is_let_go() {
     fill(&mut outbox, &stale, LENGTHS);
     let mut told = Vec::new();
     outbox.send(Some(&sender), &metrics, |failure| told.push(failure.kind));
+    assert_eq!(told.last(), Some(&FailureKind::Source), "trains may be blamed before");
+    arrive(&socket, LENGTHS);
+}
+
+#[test]
+fn a_source_that_is_no_longer_ours_is_let_go_without_trains_too() {
+    let (socket, endpoint) = receiver();
+    let (sender, metrics) = (sender(), Metrics::default());
+    sender.give_up_segmentation();
+    let mut outbox = Outbox::new(4096);
+    let stale = Endpoint { source: Some("192.0.2.1".parse().unwrap()), ..endpoint };
+    fill(&mut outbox, &stale, LENGTHS);
+    let mut told = Vec::new();
+    outbox.send(Some(&sender), &metrics, |failure| told.push(failure.kind));
     assert_eq!(told, [FailureKind::Source]);
+    arrive(&socket, LENGTHS);
+}
+
+#[test]
+fn what_may_be_the_trains_fault_or_the_sources_is_tried_without_trains_first() {
+    let (socket, endpoint) = receiver();
+    let (sender, metrics) = (sender(), Metrics::default());
+    let mut outbox = Outbox::new(4096);
+    let pinned = Endpoint { source: Some(Ipv4Addr::LOCALHOST.into()), ..endpoint };
+    fill(&mut outbox, &pinned, LENGTHS);
+    let error = io::Error::from_raw_os_error(libc::EINVAL);
+    let mut told = None;
+    assert_eq!(outbox.recover(0, &error, &sender, &metrics, &mut |failure| told = Some(failure.kind)), 0);
+    assert_eq!(told, Some(FailureKind::Train));
+    assert_eq!(outbox.trains[0].endpoint, pinned);
+    outbox.send(Some(&sender), &metrics, |_| panic!("nothing fails"));
     arrive(&socket, LENGTHS);
 }
 
