@@ -102,7 +102,7 @@ pub(crate) struct Done {
     /// The change.
     pub change: Change,
     /// Why it failed, if it did.
-    pub error: Option<ApplyError>,
+    pub error: Option<Box<ApplyError>>,
 }
 
 impl Node {
@@ -206,11 +206,13 @@ impl Node {
 
     /// What a view asks of the node. While the view is not complete, what is there and no domain's stays, and what was asked
     /// for `before` too.
-    pub(crate) fn decide(&mut self, view: &View, facts: Facts, complete: bool, before: &Desired) -> Decision {
+    pub(crate) fn decide(&mut self, view: &View, facts: Facts, complete: bool, before: Desired) -> Decision {
         let kept = (!complete).then(|| {
             self.read_tunnels();
-            Kept::of(self.kernel.observed(), before)
+            Kept::of(self.kernel.observed(), &before)
         });
+        // The new one takes its memory.
+        drop(before);
         let identity = &self.args.identity;
         let local = Local {
             node: &identity.node_name,
@@ -293,8 +295,8 @@ impl Node {
         for _ in 0..ROUNDS {
             self.read_tunnels();
             self.kernel.take_in();
-            let mut changes = self.kernel.repairs();
-            changes.extend(plan(desired, self.kernel.observed()));
+            let mut changes = plan(desired, self.kernel.observed());
+            changes.splice(0..0, self.kernel.repairs());
             if changes.is_empty() {
                 settled = true;
                 break;
@@ -314,7 +316,7 @@ impl Node {
             let stuck = round.iter().all(|step| step.error.is_some());
             // What failed before and went well now is no failure.
             done.retain(|step| step.error.is_none());
-            done.extend(round);
+            join(&mut done, round);
             // What was refused may have been overtaken by an event that has come since.
             if stuck && !self.kernel.has_changed() {
                 break;
@@ -355,7 +357,7 @@ impl Node {
             round.iter().filter(|step| step.error.is_some()).for_each(|step| gate.failed(&step.change));
             let started =
                 round.last().is_some_and(|last| last.error.is_none() && starts_tunnel(&last.change));
-            done.extend(round);
+            join(&mut done, round);
             if started {
                 break;
             }
@@ -379,6 +381,15 @@ impl Node {
             .zip(results)
             .map(|(change, result)| Done { change, error: result.err() })
             .collect()
+    }
+}
+
+/// Appends; where nothing comes before, nothing is copied.
+fn join(done: &mut Vec<Done>, mut more: Vec<Done>) {
+    if done.is_empty() {
+        *done = more;
+    } else {
+        done.append(&mut more);
     }
 }
 

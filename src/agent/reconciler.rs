@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corax_core::facts::Facts;
 use corax_core::problem::Problem;
-use corax_core::topology::Role;
+use corax_core::topology::{Role, Topology};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -215,14 +215,12 @@ impl Reconciler {
             return;
         };
         let begun = Instant::now();
-        // Kept until the kernel is done with: freeing ten thousand members takes its time.
-        let mut _before = None;
         let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
         // While that is so, what is in the kernel tells what stays.
         if new_facts || !complete {
             let facts = self.node.facts(&view);
             if new_view || !complete || facts != self.decision.facts {
-                _before = Some(self.decide(&view, facts, complete));
+                self.decide(&view, facts, complete);
             }
         }
         if self.decision.held {
@@ -257,12 +255,13 @@ impl Reconciler {
         self.publish();
     }
 
-    /// Decides anew; gives back what was decided before.
-    fn decide(&mut self, view: &corax_core::view::View, facts: Facts, complete: bool) -> Decision {
-        let decision = self.node.decide(view, facts, complete, &self.decision.desired);
-        let before = std::mem::replace(&mut self.decision, decision);
+    /// Decides anew.
+    fn decide(&mut self, view: &corax_core::view::View, facts: Facts, complete: bool) {
+        let Decision { topology: Topology { role, gateway, .. }, desired, .. } =
+            std::mem::take(&mut self.decision);
+        self.decision = self.node.decide(view, facts, complete, desired);
         let topology = &self.decision.topology;
-        if (topology.role, &topology.gateway) != (before.topology.role, &before.topology.gateway) {
+        if (topology.role, &topology.gateway) != (role, &gateway) {
             info!(
                 role = ?topology.role,
                 domain = topology.domain.as_ref().map_or("", |name| name.as_str()),
@@ -270,7 +269,6 @@ impl Reconciler {
                 "this node's role"
             );
         }
-        before
     }
 
     /// Says in the log what came and what went of the node's own problems. The source tells of its own.

@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn done(change: Change, error: fn(&Change, &str) -> ApplyError, why: &str) -> Done {
-        Done { error: Some(error(&change, why)), change }
+        Done { error: Some(Box::new(error(&change, why))), change }
     }
 
     fn own(change: &Change, why: &str) -> ApplyError {
@@ -220,7 +220,7 @@ mod tests {
     fn an_overlay_that_waits_for_the_table_is_the_tables_whether_it_is_refused_or_not_read() {
         let ruleset = corax_core::nft::Ruleset { devices: vec![], mss4: 1, mss6: 1, sources: vec![] };
         let mut done = refused(on(Device::Overlay), "");
-        done[0].error = Some(ApplyError::unguarded(&done[0].change));
+        done[0].error = Some(Box::new(ApplyError::unguarded(&done[0].change)));
         let unread = Problem::new("the nftables table", "could not be read", "");
         assert_eq!(
             whats(&told(&done, &[(Backend::Nft, unread)], 50)),

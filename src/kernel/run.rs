@@ -24,7 +24,7 @@ impl Kernel {
         &mut self,
         changes: &[Change],
         elsewhere: &mut Elsewhere<'_>,
-    ) -> Vec<Result<(), ApplyError>> {
+    ) -> Vec<Result<(), Box<ApplyError>>> {
         let mut run = Run {
             changes,
             results: changes.iter().map(|_| Ok(())).collect(),
@@ -218,7 +218,7 @@ impl Kernel {
                 }
                 _ => {
                     if let Some(result @ Ok(())) = results.get_mut(number) {
-                        *result = Err(ApplyError::of(change, &failure));
+                        *result = Err(Box::new(ApplyError::of(change, &failure)));
                     }
                 }
             }
@@ -277,7 +277,8 @@ impl Kernel {
 /// Changes that are being applied.
 struct Run<'a> {
     changes: &'a [Change],
-    results: Vec<Result<(), ApplyError>>,
+    /// Errors are few, and there are tens of thousands of results.
+    results: Vec<Result<(), Box<ApplyError>>>,
     batch: Batch,
     /// Devices that somebody else made in this run.
     made: BTreeSet<Device>,
@@ -292,7 +293,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn set(&mut self, number: usize, result: Result<(), ApplyError>) {
         if let Some(place) = self.results.get_mut(number) {
-            *place = result;
+            *place = result.map_err(Box::new);
         }
     }
 

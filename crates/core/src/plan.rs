@@ -81,7 +81,7 @@ struct Steps {
 
 impl Steps {
     fn in_order(self) -> Vec<Change> {
-        let steps = [
+        let mut steps = [
             self.nft,
             self.links,
             self.sysctls,
@@ -105,7 +105,10 @@ impl Steps {
             self.less_links,
             self.less_nft,
         ];
-        steps.into_iter().flatten().collect()
+        // Once as long as it gets: at a hundred thousand members it is tens of megabytes.
+        let mut all = Vec::with_capacity(steps.iter().map(Vec::len).sum());
+        steps.iter_mut().for_each(|step| all.append(step));
+        all
     }
 }
 

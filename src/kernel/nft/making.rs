@@ -132,8 +132,10 @@ impl Making {
             if failed {
                 return Ok(None);
             }
+            // Some nft read every element of a table to list it without them: as long as there are few, it is quick.
+            let listing = listing(&program);
             steps.then.iter().try_for_each(|step| step.take(&program))?;
-            Ok(listing(&program)?)
+            Ok(listing?)
         });
         Self { fingerprint, generation, stands: Some(stands), worker }
     }
