@@ -87,18 +87,20 @@ fn a_torn_file_costs_no_start_and_is_told() {
 fn a_snapshot_of_which_both_generations_are_damaged_costs_no_start_and_is_told() {
     let mut lab = two_domains();
     lab.lose_power(NODE);
-    lab.node(NODE).space.sh("cd /var/lib/corax; truncate -s -9 snapshot; : >snapshot.previous");
+    lab.node(NODE).space.sh("set -e; cd /var/lib/corax; truncate -s 99 snapshot; : >snapshot.previous");
     comes_back(&mut lab, true);
     // What is known now is kept; with nobody to ask it was that or nothing.
     lab.lose_power(NODE);
     comes_back(&mut lab, false);
     lab.end_agent(NODE, Signal::SIGKILL);
-    lab.node(NODE).space.sh("cd /var/lib/corax; truncate -s -9 snapshot; : >snapshot.previous");
+    lab.node(NODE).space.sh("set -e; cd /var/lib/corax; truncate -s 99 snapshot; : >snapshot.previous");
     // Nothing is known: the kernel's state stays as it is, and forwards.
     lab.start_agent_from(NODE, &lab.scratch().join("nowhere"), &[]);
+    eventually("the snapshot is told of", SOON, || {
+        let told = problems(&lab.node(NODE).space);
+        if told.contains("snapshot") { Ok(()) } else { Err(told) }
+    });
     reaches(&lab, lab.node("cloud-1").pod4());
-    let told = problems(&lab.node(NODE).space);
-    assert!(told.contains("snapshot"), "{told}");
 }
 
 #[test]
