@@ -133,6 +133,20 @@ pub fn metric(space: &Space, name: &str, labels: &[&str]) -> f64 {
     matching.fold(0.0, |sum, (_, value)| sum + value)
 }
 
+/// Does what an agent must answer by itself, by what it was told: the full reading of each minute may fall between, not twice.
+#[track_caller]
+pub fn by_events<T>(space: &Space, what: &str, act: impl Fn() -> T) -> T {
+    let readings = || metric(space, "corax_resyncs_total", &[]);
+    for _ in 0..2 {
+        let before = readings();
+        let done = act();
+        if readings() == before {
+            return done;
+        }
+    }
+    panic!("{what} on {}: it took a full reading", space.name);
+}
+
 /// The last lines of a log.
 pub fn tail(log: &PathBuf, lines: usize) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::agent::{SOON, await_ready, metric, status};
+use crate::agent::{SOON, await_ready, by_events, metric, status};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::space::Space;
@@ -90,18 +90,14 @@ fn a_firewall_of_nftables_that_forwards_nothing_is_told_with_what_to_set() {
     );
 }
 
-/// Does something on a node that works, and waits until its chains are told of, or no more. True: events told, not the full
-/// reading of each minute.
+/// Does something on a node that works, and waits until so many of its chains are told of.
 #[track_caller]
-fn told_by_event(space: &Space, script: &str, count: usize) -> bool {
-    let readings = || metric(space, "corax_resyncs_total", &[]);
-    let before = readings();
+fn told(space: &Space, script: &str, count: usize) {
     space.sh(script);
     eventually(&format!("after {script}: {count} problems"), SOON, || match problems_of(space, "chain ") {
         told if told.len() == count => Ok(()),
         told => Err(format!("{told:?}")),
     });
-    readings() == before
 }
 
 #[test]
@@ -121,9 +117,10 @@ fn a_filter_that_comes_or_goes_is_told_at_once() {
             2,
         ),
     ] {
-        // The reading of a minute may fall between; not twice.
-        let twice = || (0..2).any(|_| told_by_event(space, come, count) & told_by_event(space, go, 0));
-        assert!(twice(), "{come}: only a full reading tells");
+        by_events(space, come, || {
+            told(space, come, count);
+            told(space, go, 0);
+        });
     }
 }
 

@@ -61,7 +61,7 @@ pub fn ours(space: &Space) -> BTreeSet<String> {
         mark nexthop: ip nexthop show
         mark nft: nft -s list table inet corax
         printf 'wg:%s\n' $(wg show raven-wg0 allowed-ips 2>/dev/null)
-        for what in fwmark listen-port public-key; do
+        for what in fwmark listen-port public-key preshared-keys; do
             wg show raven-wg0 $what 2>/dev/null
         done
         true

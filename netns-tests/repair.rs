@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::agent::{SOON, await_ready, metric};
+use crate::agent::{SOON, await_ready, by_events, metric};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{concerns, difference, ours};
@@ -32,7 +32,7 @@ fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_t
     // Nothing of Corax goes with an uplink: what counts is the first answer of another domain.
     let flaps = format!(
         "for flap in 1 2 3 4 5; do {UPLINK}; done
-         begun=$EPOCHREALTIME; ping -n -q -i 0.01 -c 1 -w 30 {} >/dev/null; echo $begun $EPOCHREALTIME",
+         begun=$EPOCHREALTIME; ping -n -q -i 0.01 -c 1 -w 30 {} >/dev/null && echo $begun $EPOCHREALTIME",
         lab.node("cloud-2").pod4()
     );
     let kinds = [("a reload", RELOAD), ("another MAC", UDEV), ("an uplink that flaps", &flaps)];
@@ -42,7 +42,7 @@ fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_t
         let changes = Changes::listen(space, lab.scratch());
         for (what, script) in kinds {
             let (all, routing) = (ours(space), routing(space));
-            let times = (0..repairs).map(|_| {
+            let repaired = || {
                 let told = changes.read_on(space).len();
                 let said = space.sh(script);
                 eventually(&format!("{what} on {name}: routing is as it was"), SOON, || {
@@ -53,8 +53,8 @@ fn what_a_network_daemon_udev_or_a_flapping_uplink_takes_along_comes_back_each_t
                     Some((begun, answered)) => seconds(answered) - seconds(begun),
                     None => changes.span(space, told),
                 }
-            });
-            let times = times.collect();
+            };
+            let times = (0..repairs).map(|_| by_events(space, what, repaired)).collect();
             eventually(&format!("{what} on {name}: repaired"), SOON, || same(&all, &ours(space)));
             tell(&format!("{what}, {role}"), times);
         }

@@ -84,6 +84,46 @@ fn a_torn_file_costs_no_start_and_is_told() {
 }
 
 #[test]
+fn a_snapshot_of_which_both_generations_are_damaged_costs_no_start_and_is_told() {
+    let mut lab = two_domains();
+    lab.lose_power(NODE);
+    lab.node(NODE).space.sh("set -e; cd /var/lib/corax; truncate -s 99 snapshot; : >snapshot.previous");
+    comes_back(&mut lab, true);
+    // What is known now is kept; with nobody to ask it was that or nothing.
+    lab.lose_power(NODE);
+    comes_back(&mut lab, false);
+    lab.end_agent(NODE, Signal::SIGKILL);
+    lab.node(NODE).space.sh("set -e; cd /var/lib/corax; truncate -s 99 snapshot; : >snapshot.previous");
+    // Nothing is known: the kernel's state stays as it is, and forwards.
+    lab.start_agent_from(NODE, &lab.scratch().join("nowhere"), &[]);
+    eventually("the snapshot is told of", SOON, || {
+        let told = problems(&lab.node(NODE).space);
+        if told.contains("snapshot") { Ok(()) } else { Err(told) }
+    });
+    reaches(&lab, lab.node("cloud-1").pod4());
+}
+
+#[test]
+fn a_bit_that_is_flipped_in_the_key_is_told_as_another_key() {
+    let mut lab = two_domains();
+    lab.end_agent(NODE, Signal::SIGKILL);
+    // A bit of the second digit, which WireGuard does not set itself; one that makes it another digit of base64.
+    lab.node(NODE).space.sh(
+        r#"f=/var/lib/corax/wireguard.key; digit=$(head -c 2 $f | tail -c 1)
+        case $digit in [AZaz]) bit=2 ;; [+/]) bit=4 ;; *) bit=1 ;; esac
+        printf "\\x$(printf %x $(($(printf %d "'$digit") ^ bit)))" | dd of=$f bs=1 seek=1 conv=notrunc status=none"#,
+    );
+    lab.start_agent(NODE, &[]);
+    let space = &lab.node(NODE).space;
+    eventually("the key is told of", SOON, || {
+        let told = problems(space);
+        if told.contains("public key") { Ok(()) } else { Err(told) }
+    });
+    let own = space.run(&format!("{CORAX} key"));
+    assert!(problems(space).contains(own.trim()), "{own}");
+}
+
+#[test]
 fn a_state_directory_that_is_full_or_read_only_or_gone_costs_no_start_and_is_told() {
     let happenings = [
         (

@@ -1,7 +1,14 @@
 //! Random damage to what Corax keeps on a node, in every class of object. What of others it takes along it makes again.
 
-use super::kernel::{FOREIGN_NEXTHOPS, FOREIGN_RULES};
+use nix::sys::signal::Signal;
+
+use super::kernel::{FOREIGN, FOREIGN_NEXTHOPS, FOREIGN_RULES, ours};
+use super::operation::foreign_nft;
+use crate::agent::SOON;
+use crate::await_::eventually;
 use crate::chance::Chance;
+use crate::lab::{Lab, Plan};
+use crate::objects::difference;
 
 /// Damage to any node of a domain. `$k` is a random number, `$f` -4 or -6, `$t` a table.
 const ANYWHERE: [(&str, &str); 40] = [
@@ -95,4 +102,33 @@ pub fn script(name: &str, number: usize) -> String {
          true",
         10 + number % 89
     )
+}
+
+/// A damage that does nothing, for a word that is wrong in it, would harm nobody for ever.
+#[test]
+fn every_damage_changes_what_is_coraxs() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 2).mesh()]);
+    foreign_nft(&lab);
+    for node in lab.nodes() {
+        node.space.sh(&format!("{FOREIGN}\n{FOREIGN_RULES}\n{FOREIGN_NEXTHOPS}"));
+    }
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    let space = &lab.node("site-1").space;
+    let before = ours(space);
+    for (name, _) in ANYWHERE.iter().chain(&AT_A_GATEWAY) {
+        lab.signal_agent("site-1", Signal::SIGSTOP);
+        // Of both families and all tables, as there is not everything in each.
+        let damaged = (0..12).any(|number| {
+            space.sh(&script(name, number));
+            ours(space) != before
+        });
+        lab.signal_agent("site-1", Signal::SIGCONT);
+        assert!(damaged, "{name}: nothing was damaged");
+        eventually(&format!("{name}: repaired"), SOON, || {
+            let after = ours(space);
+            if before == after { Ok(()) } else { Err(difference(&before, &after)) }
+        });
+    }
 }

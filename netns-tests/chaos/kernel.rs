@@ -212,13 +212,16 @@ fn doubled(found: &Found, two_ways: bool) -> Vec<String> {
     doubled
 }
 
-/// What Corax keeps on every node. Whether the kernel gives a link-local address or Corax does, it is the same: once IPv6
-/// was off for want of MTU, the kernel does.
+/// What Corax keeps on every node.
 pub fn ours_of_all(lab: &Lab) -> BTreeMap<String, BTreeSet<String>> {
-    on_each(lab, |node| {
-        let lines = crate::objects::ours(&node.space).into_iter();
-        lines.map(|line| line.replace("addrgenmode eui64", "addrgenmode none")).collect()
-    })
+    on_each(lab, |node| ours(&node.space))
+}
+
+/// What Corax keeps on a node. Whether the kernel gives a link-local address or Corax does, it is the same: once IPv6 was off
+/// for want of MTU, the kernel does.
+pub fn ours(space: &Space) -> BTreeSet<String> {
+    let lines = crate::objects::ours(space).into_iter();
+    lines.map(|line| line.replace("addrgenmode eui64", "addrgenmode none")).collect()
 }
 
 /// Asks something of every node, several at a time.

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::agent::{await_ready, status};
+use crate::agent::{SOON, await_ready, status};
+use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::{is_kernels, two_domains};
 
@@ -49,5 +50,29 @@ fn a_node_whose_kernel_has_wireguard_uses_it_unasked() {
     for name in ["cloud-1", "site-1"] {
         is_kernels(&lab.node(name).space);
     }
+    lab.everyone_reaches_everyone();
+}
+
+#[test]
+fn a_gateway_whose_port_changes_listens_there_and_the_far_end_follows() {
+    let mut lab = two_domains();
+    lab.everyone_reaches_everyone();
+    let device = |lab: &Lab| lab.node("cloud-1").space.run("cat /sys/class/net/raven-wg0/ifindex");
+    let before = device(&lab);
+    let gateway = lab.gateways.get_mut("cloud").expect("it is declared");
+    for endpoints in ["/spec/endpoints/0", "/status/activeEndpoints/0"] {
+        gateway.pointer_mut(endpoints).expect("one endpoint")["port"] = 4600.into();
+    }
+    lab.write();
+    eventually("the kernel's device listens there", SOON, || {
+        let port = lab.node("cloud-1").space.run("wg show raven-wg0 listen-port");
+        if port.trim() == "4600" { Ok(()) } else { Err(port) }
+    });
+    assert_eq!(device(&lab), before, "it is the same device");
+    let end = format!("{}:4600", lab.public("cloud"));
+    eventually("the far end follows", SOON, || {
+        let endpoints = lab.node("site-1").space.run("wg show raven-wg0 endpoints");
+        if endpoints.trim().ends_with(&end) { Ok(()) } else { Err(endpoints) }
+    });
     lab.everyone_reaches_everyone();
 }

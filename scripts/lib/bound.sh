@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What ends with a script, however that ends, by SIGKILL too: the program that it waits for, and its files.
 
+# Cargo takes the tests' programs along when it is ended.
+export "CARGO_TARGET_$(uname -m | tr '[:lower:]' '[:upper:]')_UNKNOWN_LINUX_GNU_RUNNER=setpriv --pdeathsig KILL"
+
 # begin PROGRAM…: starts a program; where the script ends first, it is sent SIGTERM.
 begin() {
     # What a shell has in the background ignores SIGINT, and a terminal's is for all.
