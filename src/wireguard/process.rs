@@ -61,8 +61,6 @@ fn start(program: &Path, device: Device, log: Option<&Path>, limit: Duration) ->
     let child = Command::new(program)
         .arg("tunnel")
         .arg(device.to_string())
-        // Nothing but errors where nobody says how much is wanted.
-        .env("LOG_LEVEL", std::env::var_os("LOG_LEVEL").unwrap_or_else(|| "info".into()))
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(errors)
@@ -159,9 +157,9 @@ mod tests {
     fn the_command_returns_when_it_is_ready() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
-        let program = script(directory.path(), r#"echo "$@" "$LOG_LEVEL"; exit 0"#);
+        let program = script(directory.path(), r#"echo "$@"; exit 0"#);
         start(&program, DEVICE, Some(&log), START).unwrap();
-        assert_eq!(fs::read_to_string(&log).unwrap(), "tunnel raven-wg0 info\n");
+        assert_eq!(fs::read_to_string(&log).unwrap(), "tunnel raven-wg0\n");
     }
 
     #[test]

@@ -14,8 +14,11 @@ pub(crate) fn is_wanted() -> bool {
 
 /// Logs from now on, unless somebody in this process does already.
 pub(crate) fn init() {
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    // A disk that takes no line must not end the process: to tell of it on standard error would.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .log_internal_errors(false);
     let own = Targets::new().with_target("corax_tunnel", level());
     drop(tracing_subscriber::registry().with(lines).with(own).try_init());
 }
