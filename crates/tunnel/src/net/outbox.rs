@@ -12,9 +12,9 @@ use crate::packet::segment::SLACK;
 use crate::sys::{CONTROL, Control, Outgoing, SendRing};
 
 /// Most messages of a train: UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT.
-pub(crate) const MAX_TRAIN: usize = 64;
+const MAX_TRAIN: usize = 64;
 /// Most payload of one UDP datagram over IPv4, trains included.
-pub(crate) const MAX_DATAGRAM: usize = 65_507;
+const MAX_DATAGRAM: usize = 65_507;
 /// Datagrams of one `sendmmsg`.
 const SLOTS: usize = 64;
 /// Room a message may need: the largest packet, padded, and what sealing adds.
