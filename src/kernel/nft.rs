@@ -57,6 +57,8 @@ pub(super) struct Nft {
     odd: BTreeSet<Set>,
     /// Read the table anew.
     stale: bool,
+    /// How many transactions there had been when all was read last.
+    read_at: Option<u32>,
     /// Read the elements of these sets anew.
     stale_sets: BTreeSet<Set>,
     /// Somebody else changed something since the chains of others were last looked at, which was then.
@@ -117,6 +119,7 @@ impl Nft {
             outline: BTreeSet::new(),
             odd: BTreeSet::new(),
             stale: true,
+            read_at: None,
             stale_sets: BTreeSet::new(),
             foreign: true,
             looked: None,
@@ -149,11 +152,17 @@ impl Nft {
         Ok(())
     }
 
-    /// Reads everything.
+    /// Reads everything, unless there was no transaction since it was read last: ten thousand elements take long.
     pub(super) fn resync(&mut self, observed: &mut Observed) -> Result<bool, Error> {
         self.take_events()?;
-        (self.stale, self.foreign) = (true, true);
-        self.settle(observed)
+        let generation = wire::generation(&mut self.requests).map_err(read)?;
+        if self.read_at != Some(generation) {
+            (self.stale, self.foreign) = (true, true);
+            self.read_at = None;
+        }
+        let changed = self.settle(observed)?;
+        self.read_at = Some(generation);
+        Ok(changed)
     }
 
     /// Takes in what happened; tells whether anything of it was new.

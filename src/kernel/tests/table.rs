@@ -351,3 +351,27 @@ fn without_a_table_the_overlay_stays_down() {
         assert!(sh("ip -br link show raven0").contains(",UP,"));
     });
 }
+
+#[test]
+fn a_full_reading_leaves_out_the_table_only_while_nobody_changed_anything() {
+    in_namespace(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut kernel = made();
+        kernel.resync().unwrap();
+        let listed = folder.path().join("listed");
+        kernel.nft.use_program(script(
+            folder.path(),
+            &format!("case $* in *list*) echo >> {} ;; esac\nexec nft \"$@\"", listed.display()),
+        ));
+        let times = || std::fs::read_to_string(&listed).unwrap_or_default().lines().count();
+        kernel.resync().unwrap();
+        assert_eq!(times(), 0);
+        sh("nft add table inet other");
+        for expected in [1, 1] {
+            kernel.resync().unwrap();
+            assert_eq!(times(), expected);
+        }
+        assert!(intact(&kernel));
+        assert_mirror_is_fresh(&mut kernel, "what others do");
+    });
+}
