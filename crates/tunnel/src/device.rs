@@ -38,12 +38,18 @@ pub(crate) struct Device {
     table: RwLock<Table>,
     link: Mutex<Link>,
     sockets: RwLock<Arc<[Arc<Socket>]>>,
-    /// The TUN device takes packets.
-    pub(crate) gso_writes: AtomicBool,
+    /// What the TUN device takes joined.
+    pub(crate) joins: Joins,
     /// Bytes that wait for sessions.
     waiting: Arc<AtomicUsize>,
     random: RandomState,
     next: AtomicU32,
+}
+
+/// Kinds of packets that the TUN device takes joined, as far as is known.
+pub(crate) struct Joins {
+    pub(crate) tcp: AtomicBool,
+    pub(crate) udp: AtomicBool,
 }
 
 /// Who the peers are and what is theirs.
@@ -85,7 +91,7 @@ impl Device {
             table: RwLock::default(),
             link: Mutex::default(),
             sockets: RwLock::new(Arc::new([])),
-            gso_writes: AtomicBool::new(true),
+            joins: Joins { tcp: true.into(), udp: true.into() },
             waiting: Arc::default(),
             random: RandomState::new(),
             next: AtomicU32::new(0),

@@ -56,7 +56,7 @@ impl Tunnel {
     ///
     /// No UDP socket can be had, or no handshake came about.
     pub fn new() -> io::Result<Self> {
-        let wanted = Wanted { segmentation: false, grouping: false };
+        let wanted = Wanted { segmentation: false, grouping: false, refusal: None };
         let socket = Socket::bind(0, 0, wanted, false)?;
         let device = Arc::new(Device::new("fuzz".into(), wanted, 1, 1420)?);
         let own = x25519::StaticSecret::from([1; 32]);

@@ -19,7 +19,8 @@ use crate::error::Error;
 use crate::link::{Link, News};
 use crate::net;
 use crate::net::outbox::Outbox;
-use crate::options::Options;
+use crate::options::{Failure, Options};
+use crate::packet::coalesce::Abilities;
 use crate::steering;
 use crate::tun::{self, Tun};
 use crate::uapi::server::{self, Server};
@@ -44,7 +45,15 @@ impl Service {
     /// Makes the device and the socket.
     pub(crate) fn start(options: &Options) -> Result<Self, Error> {
         let threads = usize::from(options.threads);
-        let wanted = tun::Wanted { vnet: !options.no_vnet, tso: !options.no_tso, uso: !options.no_uso };
+        let wanted = tun::Wanted {
+            vnet: !options.no_vnet,
+            tso: !options.no_tso,
+            uso: !options.no_uso,
+            refused: Abilities {
+                tcp: options.fail == Some(Failure::JoinedTcp),
+                udp: options.fail == Some(Failure::JoinedUdp),
+            },
+        };
         let (first, name) = Tun::open(&options.name, wanted, threads > 1)?;
         let mut tuns = vec![Arc::new(first)];
         for _ in 1..threads {
@@ -67,10 +76,16 @@ impl Service {
 
         let link = Link::watch(&name).map_err(Error::system("watch the device"))?;
         link.configure(MTU).map_err(Error::system("configure the device"))?;
-        let wanted = net::Wanted { segmentation: !options.no_gso, grouping: !options.no_gro };
+        let wanted = net::Wanted {
+            segmentation: !options.no_gso,
+            grouping: !options.no_gro,
+            refusal: options.fail.and_then(Failure::of_trains),
+        };
         let device =
             Arc::new(Device::new(name, wanted, threads, MTU).map_err(Error::system("event descriptor"))?);
-        device.gso_writes.store(!options.no_join, Ordering::Relaxed);
+        for joins in [&device.joins.tcp, &device.joins.udp] {
+            joins.store(!options.no_join, Ordering::Relaxed);
+        }
         Ok(Self { device, tuns, server, link, signals, files })
     }
 

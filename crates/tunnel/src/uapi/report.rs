@@ -83,8 +83,9 @@ pub(super) fn metrics(device: &Device) -> String {
     }
     let sockets = device.sockets();
     line(&mut text, "mtu", device.mtu.load(Ordering::Relaxed));
-    line(&mut text, "udp_segmentation", u8::from(sockets.iter().any(|socket| socket.segmentation())));
-    line(&mut text, "gso_writes", u8::from(device.gso_writes.load(Ordering::Relaxed)));
+    line(&mut text, "udp_segmentation", u8::from(sockets.iter().any(|socket| socket.segmentation)));
+    line(&mut text, "gso_writes_tcp", u8::from(device.joins.tcp.load(Ordering::Relaxed)));
+    line(&mut text, "gso_writes_udp", u8::from(device.joins.udp.load(Ordering::Relaxed)));
     for entry in device.table().entries() {
         let state = entry.peer.lock();
         line(&mut text, "public_key", &**entry.peer.key.hex());
