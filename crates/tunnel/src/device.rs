@@ -18,6 +18,7 @@ use crate::net::{Socket, Wanted};
 use crate::noise::Identity;
 use crate::peer::Peer;
 use crate::prefix::{Prefix, PrefixMap};
+use crate::steering::{self, Steering};
 
 /// Handshake messages a second above which their senders must show with a cookie that their address is theirs.
 const HANDSHAKE_LIMIT: u64 = 100;
@@ -59,6 +60,10 @@ pub(crate) struct Table {
     peers: BTreeMap<PublicKey, Entry>,
     by_index: HashMap<u32, Arc<Peer>>,
     allowed: PrefixMap<Arc<Peer>>,
+    /// Peers of each worker.
+    loads: Vec<usize>,
+    /// Where there are several workers.
+    steering: Option<Steering>,
 }
 
 /// A peer and the prefixes that are its own.
@@ -88,7 +93,7 @@ impl Device {
             mtu: AtomicUsize::new(mtu),
             wanted,
             changes,
-            table: RwLock::default(),
+            table: RwLock::new(Table { loads: vec![0; threads], ..Table::default() }),
             link: Mutex::default(),
             sockets: RwLock::new(Arc::new([])),
             joins: Joins { tcp: true.into(), udp: true.into() },
@@ -173,12 +178,20 @@ impl Device {
     }
 
     fn bind(&self, port: u16, fwmark: u32) -> io::Result<Vec<Arc<Socket>>> {
-        let shared = self.changes.len() > 1;
-        let first = Socket::bind(port, fwmark, self.wanted, shared)?;
+        let workers = self.changes.len();
+        let first = Socket::bind(port, fwmark, self.wanted, false)?;
+        if workers > 1 {
+            first.share()?;
+        }
         let port = first.port;
         let mut sockets = vec![Arc::new(first)];
-        for _ in 1..self.changes.len() {
-            sockets.push(Arc::new(Socket::bind(port, fwmark, self.wanted, shared)?));
+        for _ in 1..workers {
+            sockets.push(Arc::new(Socket::bind(port, fwmark, self.wanted, true)?));
+        }
+        if workers > 1
+            && let Err(error) = steering::by_receiver(sockets[0].fd(), workers as u32)
+        {
+            tracing::debug!(%error, "a peer's messages come to the worker that its address leads to");
         }
         Ok(sockets)
     }
@@ -226,11 +239,15 @@ impl Device {
         if let Some(entry) = table.peers.get(&key) {
             return Arc::clone(&entry.peer);
         }
-        let mut index = self.random_index();
-        while table.by_index.contains_key(&index) {
-            index = self.random_index();
-        }
-        let peer = Arc::new(Peer::new(key, index, table.identity.clone(), Arc::clone(&self.waiting)));
+        let worker = table.least_loaded();
+        let index = loop {
+            let index = steering::index(self.random_index(), worker, table.loads.len());
+            if !table.by_index.contains_key(&index) {
+                break index;
+            }
+        };
+        table.loads[worker] += 1;
+        let peer = Arc::new(Peer::new(key, index, worker, table.identity.clone(), Arc::clone(&self.waiting)));
         table.by_index.insert(index, Arc::clone(&peer));
         table.peers.insert(key, Entry { peer: Arc::clone(&peer), allowed: BTreeSet::new() });
         peer
@@ -331,13 +348,33 @@ impl Table {
         self.peers.values()
     }
 
+    /// The worker that has the fewest peers.
+    fn least_loaded(&self) -> usize {
+        let loads = self.loads.iter().enumerate();
+        loads.min_by_key(|(_, load)| **load).map_or(0, |(worker, _)| worker)
+    }
+
+    /// Keeps the kernel's copy of the allowed IPs from now on, of which there are none yet.
+    pub(crate) fn steer(&mut self, steering: Steering) {
+        self.steering = Some(steering);
+    }
+
     /// Removes a peer and all that is its own.
     pub(crate) fn remove(&mut self, key: &PublicKey) {
         if let Some(entry) = self.peers.remove(key) {
             self.by_index.remove(&entry.peer.index);
+            self.loads[entry.peer.worker] -= 1;
             for prefix in entry.allowed {
-                self.allowed.remove(prefix);
+                self.free(prefix);
             }
+        }
+    }
+
+    /// A prefix is nobody's any more.
+    fn free(&mut self, prefix: Prefix) {
+        self.allowed.remove(prefix);
+        if let Some(steering) = &self.steering {
+            steering.remove(prefix);
         }
     }
 
@@ -346,6 +383,9 @@ impl Table {
         let Some(entry) = self.peers.get_mut(key) else { return };
         if !entry.allowed.insert(prefix) {
             return;
+        }
+        if let Some(steering) = &self.steering {
+            steering.insert(prefix, entry.peer.worker as u32);
         }
         let loser = self.allowed.insert(prefix, Arc::clone(&entry.peer));
         if let Some(entry) = loser.and_then(|loser| self.peers.get_mut(&loser.key)) {
@@ -358,7 +398,7 @@ impl Table {
         if let Some(entry) = self.peers.get_mut(key)
             && entry.allowed.remove(&prefix)
         {
-            self.allowed.remove(prefix);
+            self.free(prefix);
         }
     }
 

@@ -49,7 +49,7 @@ struct Refusal {
 }
 
 impl Socket {
-    /// Binds to `port` of every address, any free port for 0. `shared` lets several sockets of this process share it.
+    /// Binds to `port` of every address, any free port for 0. `shared`: beside others that [share](Self::share) it.
     pub(crate) fn bind(port: u16, fwmark: u32, wanted: Wanted, shared: bool) -> io::Result<Self> {
         let (socket, dual) = match socket2::Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)) {
             Ok(socket) => (socket, true),
@@ -75,6 +75,11 @@ impl Socket {
         this.tune(wanted)?;
         this.set_fwmark(fwmark)?;
         Ok(this)
+    }
+
+    /// Lets others bind to its port from now on. Not before it was bound: so it is nobody else's who shares, too.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
     }
 
     fn tune(&mut self, wanted: Wanted) -> io::Result<()> {

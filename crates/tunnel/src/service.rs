@@ -21,7 +21,7 @@ use crate::net;
 use crate::net::outbox::Outbox;
 use crate::options::{Failure, Options};
 use crate::packet::coalesce::Abilities;
-use crate::steering;
+use crate::steering::Steering;
 use crate::tun::{self, Tun};
 use crate::uapi::server::{self, Server};
 use crate::worker::Worker;
@@ -44,7 +44,7 @@ pub(crate) struct Service {
 impl Service {
     /// Makes the device and the socket.
     pub(crate) fn start(options: &Options) -> Result<Self, Error> {
-        let threads = usize::from(options.threads);
+        let mut threads = usize::from(options.threads);
         let wanted = tun::Wanted {
             vnet: !options.no_vnet,
             tso: !options.no_tso,
@@ -55,14 +55,13 @@ impl Service {
             },
         };
         let (first, name) = Tun::open(&options.name, wanted, threads > 1)?;
+        let steering = if threads > 1 { steer(&first) } else { None };
+        if steering.is_none() {
+            threads = 1;
+        }
         let mut tuns = vec![Arc::new(first)];
         for _ in 1..threads {
             tuns.push(Arc::new(Tun::open(&name, wanted, true)?.0));
-        }
-        if threads > 1
-            && let Err(error) = steering::by_destination(tuns[0].fd())
-        {
-            tracing::warn!(%error, "packets are not steered: the first of a flow may be overtaken by those after them");
         }
         let server = Arc::new(Server::listen(&name)?);
         // Threads inherit this: the signals come here and nowhere else.
@@ -83,6 +82,9 @@ impl Service {
         };
         let device =
             Arc::new(Device::new(name, wanted, threads, MTU).map_err(Error::system("event descriptor"))?);
+        if let Some(steering) = steering {
+            device.table_mut().steer(steering);
+        }
         for joins in [&device.joins.tcp, &device.joins.udp] {
             joins.store(!options.no_join, Ordering::Relaxed);
         }
@@ -183,6 +185,17 @@ impl Service {
             Ok(()) if up => self.device.greet(outbox),
             Ok(()) => {}
             Err(error) => tracing::error!(%error, port = self.device.link().port, "no socket on this port"),
+        }
+    }
+}
+
+/// Without it a peer's packets would come to any worker, and its messages be sent in any order.
+fn steer(tun: &Tun) -> Option<Steering> {
+    match Steering::new(tun.fd()) {
+        Ok(steering) => Some(steering),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not spread packets by peer (BPF): one thread for all");
+            None
         }
     }
 }

@@ -24,7 +24,7 @@ impl World {
         let (left, right) = (identity("01"), identity("02"));
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut state = Peer::new(right.public, 1, Some(Arc::clone(&left)), Arc::default())
+        let mut state = Peer::new(right.public, 1, 0, Some(Arc::clone(&left)), Arc::default())
             .state
             .into_inner()
             .unwrap();
