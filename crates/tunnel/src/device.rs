@@ -12,6 +12,7 @@ use std::{io, iter, thread};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::key::PublicKey;
+use crate::limit::Limiter;
 use crate::metrics::{Metrics, Reason};
 use crate::net::outbox::Outbox;
 use crate::net::{Socket, Wanted};
@@ -43,6 +44,8 @@ pub(crate) struct Device {
     pub(crate) joins: Joins,
     /// Bytes that wait for sessions.
     waiting: Arc<AtomicUsize>,
+    /// Asked under load only.
+    limiter: Mutex<Limiter>,
     random: RandomState,
     next: AtomicU32,
 }
@@ -98,6 +101,7 @@ impl Device {
             sockets: RwLock::new(Arc::new([])),
             joins: Joins { tcp: true.into(), udp: true.into() },
             waiting: Arc::default(),
+            limiter: Mutex::new(Limiter::new(Instant::now())),
             random: RandomState::new(),
             next: AtomicU32::new(0),
         })
@@ -231,6 +235,11 @@ impl Device {
         for entry in table.peers.values() {
             entry.peer.lock().set_identity(identity.clone(), &self.metrics);
         }
+    }
+
+    /// Whether a handshake message from `address`, which is its sender's, may be worked on under load.
+    pub(crate) fn admit(&self, address: IpAddr, now: Instant) -> bool {
+        self.limiter.lock().expect(POISON).admit(address, now)
     }
 
     /// The peer of that key, made where there is none.

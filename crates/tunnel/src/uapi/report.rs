@@ -64,6 +64,7 @@ pub(super) fn metrics(device: &Device) -> String {
         ("initiations_sent_total", &metrics.initiations_sent),
         ("initiations_received_total", &metrics.initiations_received),
         ("handshakes_total", &metrics.handshakes),
+        ("handshakes_by_cookie_total", &metrics.handshakes_by_cookie),
         ("cookies_sent_total", &metrics.cookies_sent),
         ("fallbacks_total", &metrics.fallbacks),
     ] {
