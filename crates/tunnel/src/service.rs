@@ -37,6 +37,8 @@ pub(crate) struct Service {
     tuns: Vec<Arc<Tun>>,
     server: Arc<Server>,
     link: Link,
+    /// The device has left the namespace that `link` hears of.
+    moved: bool,
     signals: SignalFd,
     files: Inotify,
 }
@@ -88,7 +90,7 @@ impl Service {
         for joins in [&device.joins.tcp, &device.joins.udp] {
             joins.store(!options.no_join, Ordering::Relaxed);
         }
-        Ok(Self { device, tuns, server, link, signals, files })
+        Ok(Self { device, tuns, server, link, moved: false, signals, files })
     }
 
     /// Runs the threads until the tunnel ends.
@@ -145,6 +147,9 @@ impl Service {
                 return Ok(());
             }
             if Instant::now() >= next {
+                if self.moved {
+                    self.look(&mut outbox);
+                }
                 self.device.tick(&mut outbox);
                 next = Instant::now() + TICK;
             }
@@ -165,16 +170,40 @@ impl Service {
             match news {
                 News::Gone if self.tuns[0].exists() => {
                     tracing::info!("the device is in another network namespace now");
-                    self.set_up(true, outbox);
+                    self.moved = true;
+                    self.look(outbox);
                 }
                 News::Gone => return Ok(true),
-                News::State { up, mtu } => {
-                    self.device.mtu.store(mtu, Ordering::Relaxed);
-                    self.set_up(up, outbox);
-                }
+                News::State { up, mtu } => self.follow(up, mtu, outbox),
             }
         }
         Ok(false)
+    }
+
+    /// Looks where the device is now: no news of it come from there.
+    fn look(&mut self, outbox: &mut Outbox) {
+        match Link::look(&self.tuns[0]) {
+            Ok(news) => {
+                for news in news {
+                    if let News::State { up, mtu } = news {
+                        self.follow(up, mtu, outbox);
+                    }
+                }
+            }
+            // Not permitted, or more than a kernel before 5.2 can say.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL | libc::ENOTTY)) => {
+                tracing::warn!(%error, "the device is taken for up from now on: its namespace cannot be looked into");
+                self.moved = false;
+                self.set_up(true, outbox);
+            }
+            // On its way, or gone.
+            Err(error) => tracing::debug!(%error, "the device is not seen where it is"),
+        }
+    }
+
+    fn follow(&self, up: bool, mtu: usize, outbox: &mut Outbox) {
+        self.device.mtu.store(mtu, Ordering::Relaxed);
+        self.set_up(up, outbox);
     }
 
     fn set_up(&self, up: bool, outbox: &mut Outbox) {

@@ -46,6 +46,25 @@ pub(crate) fn tun_set_offload(tun: BorrowedFd<'_>, flags: c_uint) -> io::Result<
         .map(drop)
 }
 
+/// Name of the device that an open `/dev/net/tun` is attached to.
+pub(crate) fn tun_name(tun: BorrowedFd<'_>) -> io::Result<String> {
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is, and outlives the call.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) })?;
+    // SAFETY: the kernel terminates the name it wrote.
+    let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The network namespace that the device is in (Linux 5.2).
+pub(crate) fn tun_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument.
+    let namespace = check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETDEVNETNS as _) })?;
+    // SAFETY: the descriptor is new, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
 /// The kernel's `union bpf_attr` as far as BPF_PROG_LOAD needs it (linux/bpf.h).
 #[repr(C)]
 struct ProgramLoad {
