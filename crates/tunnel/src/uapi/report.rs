@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::device::Device;
 
 /// The answer to `get=1`, without the `errno` line. It holds keys, so it is cleared when dropped.
-pub(super) fn state(device: &Device) -> Zeroizing<String> {
+pub(crate) fn state(device: &Device) -> Zeroizing<String> {
     // Asked before the table is locked: who holds the link may be waiting for a thread that waits for the table.
     let (port, fwmark) = (device.port(), device.link().fwmark);
     let table = device.table();
