@@ -30,6 +30,7 @@ mod selfcheck;
 mod service;
 mod services;
 mod space;
+mod stand_in;
 mod state;
 mod steady;
 mod takeover;

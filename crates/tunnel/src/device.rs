@@ -12,12 +12,14 @@ use std::{io, iter, thread};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::key::PublicKey;
+use crate::limit::Limiter;
 use crate::metrics::{Metrics, Reason};
 use crate::net::outbox::Outbox;
 use crate::net::{Socket, Wanted};
 use crate::noise::Identity;
 use crate::peer::Peer;
 use crate::prefix::{Prefix, PrefixMap};
+use crate::steering::{self, Steering};
 
 /// Handshake messages a second above which their senders must show with a cookie that their address is theirs.
 const HANDSHAKE_LIMIT: u64 = 100;
@@ -38,12 +40,20 @@ pub(crate) struct Device {
     table: RwLock<Table>,
     link: Mutex<Link>,
     sockets: RwLock<Arc<[Arc<Socket>]>>,
-    /// The TUN device takes packets.
-    pub(crate) gso_writes: AtomicBool,
+    /// What the TUN device takes joined.
+    pub(crate) joins: Joins,
     /// Bytes that wait for sessions.
     waiting: Arc<AtomicUsize>,
+    /// Asked under load only.
+    limiter: Mutex<Limiter>,
     random: RandomState,
     next: AtomicU32,
+}
+
+/// Kinds of packets that the TUN device takes joined, as far as is known.
+pub(crate) struct Joins {
+    pub(crate) tcp: AtomicBool,
+    pub(crate) udp: AtomicBool,
 }
 
 /// Who the peers are and what is theirs.
@@ -53,6 +63,10 @@ pub(crate) struct Table {
     peers: BTreeMap<PublicKey, Entry>,
     by_index: HashMap<u32, Arc<Peer>>,
     allowed: PrefixMap<Arc<Peer>>,
+    /// Peers of each worker.
+    loads: Vec<usize>,
+    /// Where there are several workers.
+    steering: Option<Steering>,
 }
 
 /// A peer and the prefixes that are its own.
@@ -82,11 +96,12 @@ impl Device {
             mtu: AtomicUsize::new(mtu),
             wanted,
             changes,
-            table: RwLock::default(),
+            table: RwLock::new(Table { loads: vec![0; threads], ..Table::default() }),
             link: Mutex::default(),
             sockets: RwLock::new(Arc::new([])),
-            gso_writes: AtomicBool::new(true),
+            joins: Joins { tcp: true.into(), udp: true.into() },
             waiting: Arc::default(),
+            limiter: Mutex::new(Limiter::new(Instant::now())),
             random: RandomState::new(),
             next: AtomicU32::new(0),
         })
@@ -167,12 +182,20 @@ impl Device {
     }
 
     fn bind(&self, port: u16, fwmark: u32) -> io::Result<Vec<Arc<Socket>>> {
-        let shared = self.changes.len() > 1;
-        let first = Socket::bind(port, fwmark, self.wanted, shared)?;
+        let workers = self.changes.len();
+        let first = Socket::bind(port, fwmark, self.wanted, false)?;
+        if workers > 1 {
+            first.share()?;
+        }
         let port = first.port;
         let mut sockets = vec![Arc::new(first)];
-        for _ in 1..self.changes.len() {
-            sockets.push(Arc::new(Socket::bind(port, fwmark, self.wanted, shared)?));
+        for _ in 1..workers {
+            sockets.push(Arc::new(Socket::bind(port, fwmark, self.wanted, true)?));
+        }
+        if workers > 1
+            && let Err(error) = steering::by_receiver(sockets[0].fd(), workers as u32)
+        {
+            tracing::debug!(%error, "a peer's messages come to the worker that its address leads to");
         }
         Ok(sockets)
     }
@@ -214,17 +237,26 @@ impl Device {
         }
     }
 
+    /// Whether a handshake message from `address`, which is its sender's, may be worked on under load.
+    pub(crate) fn admit(&self, address: IpAddr, now: Instant) -> bool {
+        self.limiter.lock().expect(POISON).admit(address, now)
+    }
+
     /// The peer of that key, made where there is none.
     pub(crate) fn peer(&self, key: PublicKey) -> Arc<Peer> {
         let mut table = self.table_mut();
         if let Some(entry) = table.peers.get(&key) {
             return Arc::clone(&entry.peer);
         }
-        let mut index = self.random_index();
-        while table.by_index.contains_key(&index) {
-            index = self.random_index();
-        }
-        let peer = Arc::new(Peer::new(key, index, table.identity.clone(), Arc::clone(&self.waiting)));
+        let worker = table.least_loaded();
+        let index = loop {
+            let index = steering::index(self.random_index(), worker, table.loads.len());
+            if !table.by_index.contains_key(&index) {
+                break index;
+            }
+        };
+        table.loads[worker] += 1;
+        let peer = Arc::new(Peer::new(key, index, worker, table.identity.clone(), Arc::clone(&self.waiting)));
         table.by_index.insert(index, Arc::clone(&peer));
         table.peers.insert(key, Entry { peer: Arc::clone(&peer), allowed: BTreeSet::new() });
         peer
@@ -325,13 +357,33 @@ impl Table {
         self.peers.values()
     }
 
+    /// The worker that has the fewest peers.
+    fn least_loaded(&self) -> usize {
+        let loads = self.loads.iter().enumerate();
+        loads.min_by_key(|(_, load)| **load).map_or(0, |(worker, _)| worker)
+    }
+
+    /// Keeps the kernel's copy of the allowed IPs from now on, of which there are none yet.
+    pub(crate) fn steer(&mut self, steering: Steering) {
+        self.steering = Some(steering);
+    }
+
     /// Removes a peer and all that is its own.
     pub(crate) fn remove(&mut self, key: &PublicKey) {
         if let Some(entry) = self.peers.remove(key) {
             self.by_index.remove(&entry.peer.index);
+            self.loads[entry.peer.worker] -= 1;
             for prefix in entry.allowed {
-                self.allowed.remove(prefix);
+                self.free(prefix);
             }
+        }
+    }
+
+    /// A prefix is nobody's any more.
+    fn free(&mut self, prefix: Prefix) {
+        self.allowed.remove(prefix);
+        if let Some(steering) = &self.steering {
+            steering.remove(prefix);
         }
     }
 
@@ -340,6 +392,9 @@ impl Table {
         let Some(entry) = self.peers.get_mut(key) else { return };
         if !entry.allowed.insert(prefix) {
             return;
+        }
+        if let Some(steering) = &self.steering {
+            steering.insert(prefix, entry.peer.worker as u32);
         }
         let loser = self.allowed.insert(prefix, Arc::clone(&entry.peer));
         if let Some(entry) = loser.and_then(|loser| self.peers.get_mut(&loser.key)) {
@@ -352,7 +407,7 @@ impl Table {
         if let Some(entry) = self.peers.get_mut(key)
             && entry.allowed.remove(&prefix)
         {
-            self.allowed.remove(prefix);
+            self.free(prefix);
         }
     }
 

@@ -16,10 +16,33 @@ use crate::net::{Socket, Wanted};
 use crate::packet::coalesce::Abilities;
 use crate::sys::Incoming;
 use crate::uapi::request::Request;
+use crate::uapi::{apply, report};
 
-/// Reads a control request.
+/// Does what a control request asks of a device that is down, and the same with what can be read of it then.
+///
+/// # Panics
+///
+/// The second device is not as the first.
 pub fn request(text: &str) {
-    drop(Request::parse(text));
+    let Some(first) = configured(text) else { return };
+    let mut again = "set=1\n".to_owned();
+    let count = |line: &&str| !line.starts_with("last_handshake_time") && !line.contains("x_bytes=");
+    for line in first.lines().filter(count) {
+        again.push_str(line);
+        again.push('\n');
+    }
+    assert_eq!(configured(&again), Some(first), "what it says of itself makes another like it");
+}
+
+/// What a new device says of itself after a request.
+fn configured(text: &str) -> Option<String> {
+    let request = Request::parse(text)?;
+    let wanted = Wanted { segmentation: false, grouping: false, refusal: None };
+    let device = Device::new("fuzz".into(), wanted, 1, 1420).ok()?;
+    if let Request::Set(set) = request {
+        apply::apply(&device, &set).ok()?;
+    }
+    Some(report::state(&device).to_string())
 }
 
 /// Takes every frame.
@@ -56,7 +79,7 @@ impl Tunnel {
     ///
     /// No UDP socket can be had, or no handshake came about.
     pub fn new() -> io::Result<Self> {
-        let wanted = Wanted { segmentation: false, grouping: false };
+        let wanted = Wanted { segmentation: false, grouping: false, refusal: None };
         let socket = Socket::bind(0, 0, wanted, false)?;
         let device = Arc::new(Device::new("fuzz".into(), wanted, 1, 1420)?);
         let own = x25519::StaticSecret::from([1; 32]);
@@ -133,6 +156,18 @@ fn name(port: u16) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_request_did_can_be_read_and_set_again() {
+        let (key, own) = ("11".repeat(32), "22".repeat(32));
+        request(&format!(
+            "set=1\nprivate_key={own}\nlisten_port=7\nfwmark=0x42\nreplace_peers=true\npublic_key={key}\n\
+             preshared_key={own}\nendpoint=[fe80::1%1]:5\npersistent_keepalive_interval=9\nallowed_ip=10.0.0.0/8\n\
+             allowed_ip=::/0\nallowed_ip=-10.0.0.0/8\npublic_key={own}\nallowed_ip=::/0\n"
+        ));
+        request("set=1\nlisten_port=none\n");
+        request("get=1\n");
+    }
 
     #[test]
     fn the_way_in_leads_to_the_device() {

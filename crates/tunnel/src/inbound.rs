@@ -11,7 +11,6 @@ use std::time::Instant;
 use self::batch::Batch;
 use self::inbox::{Inbox, Sink};
 use crate::device::{Device, Table};
-use crate::limit::Limiter;
 use crate::metrics::Reason;
 use crate::net::endpoint::{self, Endpoint};
 use crate::net::outbox::Outbox;
@@ -40,7 +39,6 @@ pub(crate) struct Receiver<S> {
     device: Arc<Device>,
     inbox: Inbox<S>,
     outbox: Outbox,
-    limiter: Limiter,
 }
 
 impl Inbound {
@@ -79,12 +77,7 @@ impl Inbound {
 
 impl<S: Sink> Receiver<S> {
     pub(crate) fn new(device: Arc<Device>, sink: Arc<S>) -> Self {
-        Self {
-            inbox: Inbox::new(Arc::clone(&device), sink),
-            device,
-            outbox: Outbox::new(ANSWERS),
-            limiter: Limiter::new(Instant::now()),
-        }
+        Self { inbox: Inbox::new(Arc::clone(&device), sink), device, outbox: Outbox::new(ANSWERS) }
     }
 
     /// Takes a datagram or a train; its packets are written when there are many, or by [`flush`](Self::flush).
@@ -114,7 +107,7 @@ impl<S: Sink> Receiver<S> {
         self.device.metrics.received_packets.add(messages.len() as u64);
         self.device.metrics.receive_sizes.add(messages.len());
         for message in messages {
-            batch.message(message, &mut self.inbox, &mut self.outbox, &mut self.limiter);
+            batch.message(message, &mut self.inbox, &mut self.outbox);
         }
     }
 

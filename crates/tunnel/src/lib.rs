@@ -40,7 +40,7 @@ mod waiting;
 mod worker;
 
 pub use error::Error;
-pub use options::Options;
+pub use options::{Failure, Options};
 
 /// Runs a tunnel until its device or its control socket is removed, or the process is asked to end (SIGTERM, SIGINT).
 ///

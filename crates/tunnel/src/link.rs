@@ -2,11 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::sched::{CloneFlags, setns};
+
+use crate::sys;
+use crate::tun::Tun;
 
 /// RTNLGRP_LINK.
 const LINK_GROUP: u32 = 1;
@@ -29,6 +34,19 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// What is to be told of the device of `tun`, wherever it is. Nothing of ours stays in its namespace, which would not go
+    /// with its last process then.
+    pub(crate) fn look(tun: &Tun) -> io::Result<Vec<News>> {
+        let name = sys::tun_name(tun.fd())?;
+        let namespace = sys::tun_namespace(tun.fd())?;
+        // A thread may be in another namespace than its process.
+        let look = thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            Self::watch(&name)?.news()
+        });
+        look.join().map_err(|_| io::ErrorKind::Other)?
+    }
+
     /// Subscribes, then asks for the state of now, which arrives with the news.
     pub(crate) fn watch(name: &str) -> io::Result<Self> {
         let index = nix::net::if_::if_nametoindex(name)?;

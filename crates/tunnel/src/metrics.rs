@@ -62,7 +62,7 @@ drops! {
     UnknownPeer = "unknown_peer",
     /// A handshake that was asked to come again with a cookie.
     UnderLoad = "under_load",
-    /// A handshake above what one address may send while under load.
+    /// A handshake above what its address, or all together, may send while under load.
     RateLimited = "rate_limited",
     /// A handshake older than the last one, or come again.
     OldHandshake = "old_handshake",
@@ -126,6 +126,8 @@ pub(crate) struct Metrics {
     pub(crate) initiations_received: Counter,
     /// Sessions that became usable.
     pub(crate) handshakes: Counter,
+    /// Handshake messages worked on under load, as they came with a cookie.
+    pub(crate) handshakes_by_cookie: Counter,
     /// Cookies sent instead of an answer.
     pub(crate) cookies_sent: Counter,
     /// Times an offload failed and was given up or passed over.

@@ -7,7 +7,7 @@ pub(crate) mod outbox;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use libc::c_int;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     pub(crate) segmentation: bool,
     /// UDP_GRO: a train of equal datagrams in one receive.
     pub(crate) grouping: bool,
+    /// What the path of the first train answers to every train, for tests of the fallbacks (errno).
+    pub(crate) refusal: Option<i32>,
 }
 
 /// The socket of a device that is up.
@@ -34,11 +36,20 @@ pub(crate) struct Socket {
     /// False where the kernel has no IPv6 at all: then names are `sockaddr_in`.
     pub(crate) dual: bool,
     pub(crate) port: u16,
-    segmentation: AtomicBool,
+    /// Whether trains may be sent; a path that takes none is its peers' own affair.
+    pub(crate) segmentation: bool,
+    refusal: Option<Refusal>,
+}
+
+/// A path that takes no trains: see [`Wanted::refusal`].
+#[derive(Debug)]
+struct Refusal {
+    errno: i32,
+    path: OnceLock<SocketAddr>,
 }
 
 impl Socket {
-    /// Binds to `port` of every address, any free port for 0. `shared` lets several sockets of this process share it.
+    /// Binds to `port` of every address, any free port for 0. `shared`: beside others that [share](Self::share) it.
     pub(crate) fn bind(port: u16, fwmark: u32, wanted: Wanted, shared: bool) -> io::Result<Self> {
         let (socket, dual) = match socket2::Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)) {
             Ok(socket) => (socket, true),
@@ -59,13 +70,19 @@ impl Socket {
         socket.bind(&any.into())?;
         let port = socket.local_addr()?.as_socket().map_or(port, |address| address.port());
 
-        let this = Self { socket, dual, port, segmentation: AtomicBool::new(wanted.segmentation) };
+        let refusal = wanted.refusal.map(|errno| Refusal { errno, path: OnceLock::new() });
+        let mut this = Self { socket, dual, port, segmentation: wanted.segmentation, refusal };
         this.tune(wanted)?;
         this.set_fwmark(fwmark)?;
         Ok(this)
     }
 
-    fn tune(&self, wanted: Wanted) -> io::Result<()> {
+    /// Lets others bind to its port from now on. Not before it was bound: so it is nobody else's who shares, too.
+    pub(crate) fn share(&self) -> io::Result<()> {
+        self.socket.set_reuse_port(true)
+    }
+
+    fn tune(&mut self, wanted: Wanted) -> io::Result<()> {
         // Above what the sysctl allows with CAP_NET_ADMIN, else as far as it goes.
         if setsockopt(&self.socket, sockopt::RcvBufForce, &BUFFER).is_err() {
             self.socket.set_recv_buffer_size(BUFFER)?;
@@ -73,7 +90,8 @@ impl Socket {
         if setsockopt(&self.socket, sockopt::SndBufForce, &BUFFER).is_err() {
             self.socket.set_send_buffer_size(BUFFER)?;
         }
-        let set = |level, option, value| sys::set_option(self.fd(), level, option, value);
+        let fd = self.socket.as_fd();
+        let set = |level, option, value| sys::set_option(fd, level, option, value);
         // Like the kernel's WireGuard: packets above the path's MTU are fragmented, not lost.
         set(libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)?;
         set(libc::SOL_IP, libc::IP_PKTINFO, 1)?;
@@ -89,7 +107,7 @@ impl Socket {
         // Zero asks for no segmentation, but only of a kernel that knows the option.
         if wanted.segmentation && set(libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_err() {
             tracing::debug!("the kernel cuts no datagrams (UDP_SEGMENT): one message each");
-            self.give_up_segmentation();
+            self.segmentation = false;
         }
         Ok(())
     }
@@ -103,13 +121,11 @@ impl Socket {
         self.socket.as_fd()
     }
 
-    /// Whether trains may be sent.
-    pub(crate) fn segmentation(&self) -> bool {
-        self.segmentation.load(Ordering::Relaxed)
-    }
-
-    /// No more trains on this socket: a device on the way cannot finish their checksums.
-    pub(crate) fn give_up_segmentation(&self) {
-        self.segmentation.store(false, Ordering::Relaxed);
+    /// What a train to `address` is answered without asking the kernel, where a test wants that.
+    #[inline]
+    pub(crate) fn refuses(&self, address: SocketAddr) -> Option<io::Error> {
+        let refusal = self.refusal.as_ref()?;
+        (*refusal.path.get_or_init(|| address) == address)
+            .then(|| io::Error::from_raw_os_error(refusal.errno))
     }
 }

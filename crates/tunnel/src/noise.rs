@@ -223,6 +223,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_late_message_is_taken_once_within_the_window_and_refused_beyond() {
+        // What boringtun remembers, in messages.
+        const WINDOW: usize = 1024;
+        let [left, right] =
+            ["01", "02"].map(|hex| Identity::new(PrivateKey::parse(&hex.repeat(32)).flatten().unwrap(), 100));
+        let mut sender = left.engine(right.public, None, 1);
+        let mut receiver = right.engine(left.public, None, 2);
+        let (mut one, mut two) = ([0; 256], [0; 256]);
+        let length = sender.initiate(&mut one).unwrap();
+        let Opened::Answer(length) = receiver.open(&one[..length], &mut two) else { panic!("a response") };
+        let Opened::Answer(length) = sender.open(&two[..length], &mut one) else { panic!("a keepalive") };
+        assert!(matches!(receiver.open(&one[..length], &mut two), Opened::Keepalive));
+        let mut packet = [0; 32];
+        packet[0] = 0x45;
+        packet[3] = 32;
+        let messages: Vec<Vec<u8>> = (0..=WINDOW)
+            .map(|_| {
+                let Sealed::Message(length) = sender.seal(&packet, &mut one) else { panic!("a session") };
+                one[..length].to_vec()
+            })
+            .collect();
+        let mut open = |message: &[u8]| receiver.open(message, &mut two);
+        let (last, before) = messages.split_last().unwrap();
+        assert!(matches!(open(last), Opened::Packet(32)), "first of all");
+        for late in before[1..].iter().rev() {
+            assert!(matches!(open(late), Opened::Packet(32)), "late, and for the first time");
+            assert!(matches!(open(late), Opened::Refused(Reason::Replayed)), "once more");
+        }
+        assert!(matches!(open(&before[0]), Opened::Refused(Reason::Replayed)), "too late to tell");
+        assert!(matches!(open(last), Opened::Refused(Reason::Replayed)));
+    }
+
+    #[test]
     fn a_cookie_is_looked_at_under_load_only() {
         let [own, theirs] =
             ["01", "02"].map(|hex| Identity::new(PrivateKey::parse(&hex.repeat(32)).flatten().unwrap(), 1));

@@ -19,7 +19,7 @@ pub struct Options {
     /// No virtio header on the TUN device: one packet a read and a write
     #[arg(long, help_heading = "Offloads")]
     pub no_vnet: bool,
-    /// Let the kernel cut TCP before the TUN device, and join none
+    /// Let the kernel cut TCP before the TUN device, and join none; no UDP either, which the kernel has with TCP only
     #[arg(long, help_heading = "Offloads")]
     pub no_tso: bool,
     /// Let the kernel cut UDP before the TUN device, and join none
@@ -34,6 +34,36 @@ pub struct Options {
     /// Receive datagrams one by one (no UDP_GRO)
     #[arg(long, help_heading = "Offloads")]
     pub no_gro: bool,
+    /// What the kernel would answer where an offload fails
+    #[arg(long, hide = true)]
+    pub fail: Option<Failure>,
+}
+
+/// A failure of an offload while it is used, for tests of the fallbacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Failure {
+    /// EIO for datagram trains to whoever gets the first one
+    Eio,
+    /// EMSGSIZE for them
+    Emsgsize,
+    /// EINVAL for them
+    Einval,
+    /// EINVAL for joined TCP written to the TUN device
+    JoinedTcp,
+    /// EINVAL for joined UDP written to the TUN device
+    JoinedUdp,
+}
+
+impl Failure {
+    /// The errno of datagram trains.
+    pub(crate) fn of_trains(self) -> Option<i32> {
+        match self {
+            Self::Eio => Some(libc::EIO),
+            Self::Emsgsize => Some(libc::EMSGSIZE),
+            Self::Einval => Some(libc::EINVAL),
+            Self::JoinedTcp | Self::JoinedUdp => None,
+        }
+    }
 }
 
 impl Options {
@@ -50,6 +80,7 @@ impl Options {
             no_join: false,
             no_gso: false,
             no_gro: false,
+            fail: None,
         }
     }
 

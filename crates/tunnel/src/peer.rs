@@ -21,11 +21,13 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// A clock that is this much ahead of where it was expected was set, and did not merely drift.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 
-/// A peer. Its key and index never change; the rest is behind the lock, which is held for a batch.
+/// A peer. Its key, index and worker never change; the rest is behind the lock, which is held for a batch.
 pub(crate) struct Peer {
     pub(crate) key: PublicKey,
     /// The upper 24 bits of the receiver indices it is given.
     pub(crate) index: u32,
+    /// Which of the workers all goes by that is the peer's.
+    pub(crate) worker: usize,
     state: Mutex<State>,
 }
 
@@ -67,6 +69,7 @@ impl Peer {
     pub(crate) fn new(
         key: PublicKey,
         index: u32,
+        worker: usize,
         identity: Option<Arc<Identity>>,
         waiting: Arc<AtomicUsize>,
     ) -> Self {
@@ -92,7 +95,7 @@ impl Peer {
             tx_packets: 0,
             handshakes: 0,
         };
-        Self { key, index, state: Mutex::new(state) }
+        Self { key, index, worker, state: Mutex::new(state) }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

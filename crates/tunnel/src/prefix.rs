@@ -24,6 +24,14 @@ impl Prefix {
         Some(Self { address, length })
     }
 
+    pub(crate) fn address(self) -> IpAddr {
+        self.address
+    }
+
+    pub(crate) fn length(self) -> u8 {
+        self.length
+    }
+
     /// `address/length`; a bare address stands for itself alone.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (address, length) = match text.split_once('/') {

@@ -19,8 +19,9 @@ use crate::error::Error;
 use crate::link::{Link, News};
 use crate::net;
 use crate::net::outbox::Outbox;
-use crate::options::Options;
-use crate::steering;
+use crate::options::{Failure, Options};
+use crate::packet::coalesce::Abilities;
+use crate::steering::Steering;
 use crate::tun::{self, Tun};
 use crate::uapi::server::{self, Server};
 use crate::worker::Worker;
@@ -36,6 +37,8 @@ pub(crate) struct Service {
     tuns: Vec<Arc<Tun>>,
     server: Arc<Server>,
     link: Link,
+    /// The device has left the namespace that `link` hears of.
+    moved: bool,
     signals: SignalFd,
     files: Inotify,
 }
@@ -43,17 +46,24 @@ pub(crate) struct Service {
 impl Service {
     /// Makes the device and the socket.
     pub(crate) fn start(options: &Options) -> Result<Self, Error> {
-        let threads = usize::from(options.threads);
-        let wanted = tun::Wanted { vnet: !options.no_vnet, tso: !options.no_tso, uso: !options.no_uso };
+        let mut threads = usize::from(options.threads);
+        let wanted = tun::Wanted {
+            vnet: !options.no_vnet,
+            tso: !options.no_tso,
+            uso: !options.no_uso,
+            refused: Abilities {
+                tcp: options.fail == Some(Failure::JoinedTcp),
+                udp: options.fail == Some(Failure::JoinedUdp),
+            },
+        };
         let (first, name) = Tun::open(&options.name, wanted, threads > 1)?;
+        let steering = if threads > 1 { steer(&first) } else { None };
+        if steering.is_none() {
+            threads = 1;
+        }
         let mut tuns = vec![Arc::new(first)];
         for _ in 1..threads {
             tuns.push(Arc::new(Tun::open(&name, wanted, true)?.0));
-        }
-        if threads > 1
-            && let Err(error) = steering::by_destination(tuns[0].fd())
-        {
-            tracing::warn!(%error, "packets are not steered: the first of a flow may be overtaken by those after them");
         }
         let server = Arc::new(Server::listen(&name)?);
         // Threads inherit this: the signals come here and nowhere else.
@@ -67,11 +77,20 @@ impl Service {
 
         let link = Link::watch(&name).map_err(Error::system("watch the device"))?;
         link.configure(MTU).map_err(Error::system("configure the device"))?;
-        let wanted = net::Wanted { segmentation: !options.no_gso, grouping: !options.no_gro };
+        let wanted = net::Wanted {
+            segmentation: !options.no_gso,
+            grouping: !options.no_gro,
+            refusal: options.fail.and_then(Failure::of_trains),
+        };
         let device =
             Arc::new(Device::new(name, wanted, threads, MTU).map_err(Error::system("event descriptor"))?);
-        device.gso_writes.store(!options.no_join, Ordering::Relaxed);
-        Ok(Self { device, tuns, server, link, signals, files })
+        if let Some(steering) = steering {
+            device.table_mut().steer(steering);
+        }
+        for joins in [&device.joins.tcp, &device.joins.udp] {
+            joins.store(!options.no_join, Ordering::Relaxed);
+        }
+        Ok(Self { device, tuns, server, link, moved: false, signals, files })
     }
 
     /// Runs the threads until the tunnel ends.
@@ -128,6 +147,9 @@ impl Service {
                 return Ok(());
             }
             if Instant::now() >= next {
+                if self.moved {
+                    self.look(&mut outbox);
+                }
                 self.device.tick(&mut outbox);
                 next = Instant::now() + TICK;
             }
@@ -148,16 +170,40 @@ impl Service {
             match news {
                 News::Gone if self.tuns[0].exists() => {
                     tracing::info!("the device is in another network namespace now");
-                    self.set_up(true, outbox);
+                    self.moved = true;
+                    self.look(outbox);
                 }
                 News::Gone => return Ok(true),
-                News::State { up, mtu } => {
-                    self.device.mtu.store(mtu, Ordering::Relaxed);
-                    self.set_up(up, outbox);
-                }
+                News::State { up, mtu } => self.follow(up, mtu, outbox),
             }
         }
         Ok(false)
+    }
+
+    /// Looks where the device is now: no news of it come from there.
+    fn look(&mut self, outbox: &mut Outbox) {
+        match Link::look(&self.tuns[0]) {
+            Ok(news) => {
+                for news in news {
+                    if let News::State { up, mtu } = news {
+                        self.follow(up, mtu, outbox);
+                    }
+                }
+            }
+            // Not permitted, or more than a kernel before 5.2 can say.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL | libc::ENOTTY)) => {
+                tracing::warn!(%error, "the device is taken for up from now on: its namespace cannot be looked into");
+                self.moved = false;
+                self.set_up(true, outbox);
+            }
+            // On its way, or gone.
+            Err(error) => tracing::debug!(%error, "the device is not seen where it is"),
+        }
+    }
+
+    fn follow(&self, up: bool, mtu: usize, outbox: &mut Outbox) {
+        self.device.mtu.store(mtu, Ordering::Relaxed);
+        self.set_up(up, outbox);
     }
 
     fn set_up(&self, up: bool, outbox: &mut Outbox) {
@@ -168,6 +214,17 @@ impl Service {
             Ok(()) if up => self.device.greet(outbox),
             Ok(()) => {}
             Err(error) => tracing::error!(%error, port = self.device.link().port, "no socket on this port"),
+        }
+    }
+}
+
+/// Without it a peer's packets would come to any worker, and its messages be sent in any order.
+fn steer(tun: &Tun) -> Option<Steering> {
+    match Steering::new(tun.fd()) {
+        Ok(steering) => Some(steering),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not spread packets by peer (BPF): one thread for all");
+            None
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The system calls that no safe crate offers: TUN ioctls, batched datagrams and one socket option setter.
+//! The system calls that no safe crate offers: TUN ioctls, BPF, batched datagrams and socket options.
 //!
 //! All `unsafe` of the crate is here. Nothing in this file knows what a packet is.
 
@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
 
@@ -46,6 +46,25 @@ pub(crate) fn tun_set_offload(tun: BorrowedFd<'_>, flags: c_uint) -> io::Result<
         .map(drop)
 }
 
+/// Name of the device that an open `/dev/net/tun` is attached to.
+pub(crate) fn tun_name(tun: BorrowedFd<'_>) -> io::Result<String> {
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which `request` is, and outlives the call.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) })?;
+    // SAFETY: the kernel terminates the name it wrote.
+    let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// The network namespace that the device is in (Linux 5.2).
+pub(crate) fn tun_namespace(tun: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument.
+    let namespace = check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETDEVNETNS as _) })?;
+    // SAFETY: the descriptor is new, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
 /// The kernel's `union bpf_attr` as far as BPF_PROG_LOAD needs it (linux/bpf.h).
 #[repr(C)]
 struct ProgramLoad {
@@ -78,6 +97,112 @@ pub(crate) fn load_socket_filter(instructions: &[u64]) -> io::Result<OwnedFd> {
     let program = check(program as c_int)?;
     // SAFETY: the descriptor is new, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// A table of the kernel's that finds the longest prefix that holds a key (BPF_MAP_TYPE_LPM_TRIE); values are numbers.
+#[derive(Debug)]
+pub(crate) struct PrefixTable {
+    table: OwnedFd,
+    key: usize,
+}
+
+/// The kernel's `union bpf_attr` for BPF_MAP_CREATE.
+#[repr(C)]
+struct MapCreate {
+    kind: u32,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// The same for BPF_MAP_UPDATE_ELEM and BPF_MAP_DELETE_ELEM.
+#[repr(C)]
+struct MapElement {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl PrefixTable {
+    /// For addresses of so many bytes, at most `entries` prefixes.
+    pub(crate) fn new(address: usize, entries: u32) -> io::Result<Self> {
+        const BPF_MAP_CREATE: c_int = 0;
+        const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
+        const BPF_F_NO_PREALLOC: u32 = 1;
+        let key = size_of::<u32>() + address;
+        let create = MapCreate {
+            kind: BPF_MAP_TYPE_LPM_TRIE,
+            key: key as u32,
+            value: size_of::<u32>() as u32,
+            entries,
+            flags: BPF_F_NO_PREALLOC,
+        };
+        // SAFETY: the attributes outlive the call, with their true length; the kernel reads only.
+        let table = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_CREATE, &raw const create, size_of::<MapCreate>())
+        };
+        let table = check(table as c_int)?;
+        // SAFETY: the descriptor is new, and nobody else knows of it.
+        Ok(Self { table: unsafe { OwnedFd::from_raw_fd(table) }, key })
+    }
+
+    /// `key`: length of the prefix in the machine's order, then the address.
+    pub(crate) fn insert(&self, key: &[u8], value: u32) -> io::Result<()> {
+        const BPF_MAP_UPDATE_ELEM: c_int = 2;
+        self.change(BPF_MAP_UPDATE_ELEM, key, &raw const value as u64)
+    }
+
+    pub(crate) fn remove(&self, key: &[u8]) -> io::Result<()> {
+        const BPF_MAP_DELETE_ELEM: c_int = 3;
+        self.change(BPF_MAP_DELETE_ELEM, key, 0)
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.table.as_fd()
+    }
+
+    fn change(&self, command: c_int, key: &[u8], value: u64) -> io::Result<()> {
+        if key.len() != self.key {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let element = MapElement {
+            map: self.table.as_raw_fd().cast_unsigned(),
+            padding: 0,
+            key: key.as_ptr() as u64,
+            value,
+            flags: 0,
+        };
+        // SAFETY: the attributes outlive the call, with their true length, and so do the key, which has the bytes that the
+        // table was made for, and the value, which is one of the callers' or none; the kernel reads only.
+        let done =
+            unsafe { libc::syscall(libc::SYS_bpf, command, &raw const element, size_of::<MapElement>()) };
+        check(done as c_int).map(drop)
+    }
+}
+
+/// One instruction of a socket's filter: opcode, jumps where true and where not, constant.
+pub(crate) type FilterInstruction = (u16, u8, u8, u32);
+
+/// Lets a program choose among the sockets that share the port of `socket`, in the order in which they came there.
+pub(crate) fn attach_to_port(socket: BorrowedFd<'_>, program: &[FilterInstruction]) -> io::Result<()> {
+    let mut filter: Vec<_> =
+        program.iter().map(|&(code, jt, jf, k)| libc::sock_filter { code, jt, jf, k }).collect();
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: pointer and length describe `program`, which points at the filter with its true length; both outlive the call,
+    // and the kernel reads and verifies only.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast::<c_void>(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
 }
 
 /// Lets a program choose the queue of each packet of a TUN device.

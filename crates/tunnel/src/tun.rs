@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use libc::c_uint;
 
 use crate::error::Error;
+use crate::packet::coalesce::Abilities;
 use crate::packet::vnet;
 use crate::sys;
 
@@ -20,7 +21,12 @@ pub(crate) struct Wanted {
     pub(crate) tso: bool,
     /// Datagrams of UDP uncut.
     pub(crate) uso: bool,
+    /// Joined packets that are answered with EINVAL, for tests of the fallbacks.
+    pub(crate) refused: Abilities,
 }
+
+/// Nothing joined.
+const NONE: Abilities = Abilities { tcp: false, udp: false };
 
 /// One queue of the device.
 #[derive(Debug)]
@@ -30,6 +36,7 @@ pub(crate) struct Tun {
     pub(crate) vnet: bool,
     pub(crate) tso: bool,
     pub(crate) uso: bool,
+    refused: Abilities,
 }
 
 impl Tun {
@@ -52,7 +59,7 @@ impl Tun {
             match sys::tun_attach(file.as_fd(), name, flags | libc::IFF_VNET_HDR) {
                 Ok(name) => {
                     let (tso, uso) = offload(file.as_fd(), wanted);
-                    return Ok((Self { file, vnet: true, tso, uso }, name));
+                    return Ok((Self { file, vnet: true, tso, uso, refused: wanted.refused }, name));
                 }
                 // EBUSY and EPERM would only come again.
                 Err(error) if error.raw_os_error() != Some(libc::EINVAL) => return Err(fail(error)),
@@ -61,7 +68,7 @@ impl Tun {
         }
         let file = open()?;
         let name = sys::tun_attach(file.as_fd(), name, flags).map_err(fail)?;
-        Ok((Self { file, vnet: false, tso: false, uso: false }, name))
+        Ok((Self { file, vnet: false, tso: false, uso: false, refused: NONE }, name))
     }
 
     /// Reads one frame, behind its virtio header if there is one.
@@ -73,7 +80,19 @@ impl Tun {
     /// Writes one frame; the first piece is the virtio header if there is one.
     #[inline]
     pub(crate) fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.refused != NONE && self.refuses(pieces) {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         (&self.file).write_vectored(pieces)
+    }
+
+    fn refuses(&self, pieces: &[IoSlice<'_>]) -> bool {
+        let header = pieces.first().and_then(|piece| piece.first_chunk()).and_then(vnet::Header::parse);
+        match header.map(|header| header.gso) {
+            Some(vnet::Gso::Tcp4 | vnet::Gso::Tcp6) => self.refused.tcp,
+            Some(vnet::Gso::Udp) => self.refused.udp,
+            _ => false,
+        }
     }
 
     /// Bytes before each packet.

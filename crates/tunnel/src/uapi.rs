@@ -2,7 +2,7 @@
 //!
 //! One operation of our own: `get=metrics` answers with the counters of the data path, `key=value` lines like `get=1`.
 
-mod apply;
-mod report;
+pub(crate) mod apply;
+pub(crate) mod report;
 pub(crate) mod request;
 pub(crate) mod server;

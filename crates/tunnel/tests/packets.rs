@@ -24,7 +24,7 @@ fn plain_sum(bytes: &[u8]) -> u16 {
 #[derive(Clone, Debug)]
 struct Packet {
     v6: bool,
-    /// Eights of bytes of destination options, IPv6.
+    /// IPv6: eights of bytes of destination options; IPv4: fours of bytes of options.
     options_before: u8,
     tcp: bool,
     host: u8,
@@ -47,7 +47,8 @@ struct Packet {
 
 impl Packet {
     fn transport(&self) -> usize {
-        if self.v6 { 40 + 8 * usize::from(self.options_before) } else { 20 }
+        let options = usize::from(self.options_before);
+        if self.v6 { 40 + 8 * options } else { 20 + 4 * options }
     }
 
     fn headers(&self) -> usize {
@@ -71,11 +72,14 @@ impl Packet {
                 out.resize(self.transport(), 0);
             }
         } else {
-            out.extend([0x45, self.class]);
+            out.extend([0x45 + self.options_before, self.class]);
             out.extend((length as u16).to_be_bytes());
             out.extend(self.id.to_be_bytes());
             out.extend([if self.dont_fragment { 0x40 } else { 0 }, 0, self.ttl, protocol, 0, 0]);
             out.extend([10, 0, 0, self.host, 10, 0, 0, 9]);
+            // An option of no known kind that is to be copied (RFC 791), and then no operations.
+            out.extend([0x9e, 4, 0xab, 0xcd].repeat(self.options_before.min(1).into()));
+            out.resize(self.transport(), 1);
             let sum = !plain_sum(&out);
             out[10..12].copy_from_slice(&sum.to_be_bytes());
         }
@@ -105,7 +109,7 @@ impl Packet {
 fn parts(packet: &[u8]) -> (bool, usize, bool, usize, usize) {
     let v6 = packet[0] >> 4 == 6;
     let (transport, protocol) = match (v6, packet[6]) {
-        (false, _) => (20, packet[9]),
+        (false, _) => (usize::from(packet[0] & 15) * 4, packet[9]),
         (true, 60) => (48 + 8 * usize::from(packet[41]), packet[40]),
         (true, next) => (40, next),
     };
@@ -152,7 +156,7 @@ fn cut(frame: &[u8], header: &Header) -> Vec<Vec<u8>> {
             let id = u16::from_be_bytes([packet[4], packet[5]]).wrapping_add(index as u16);
             packet[4..6].copy_from_slice(&id.to_be_bytes());
             packet[10..12].fill(0);
-            let sum = !plain_sum(&packet[..20]);
+            let sum = !plain_sum(&packet[..transport]);
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         if tcp {
@@ -312,7 +316,7 @@ proptest! {
         size in 1u16..400,
         payload in 1usize..5000,
         mtu in prop_oneof![Just(1420usize), 60usize..600],
-        options_before in prop_oneof![Just(0u8), 1u8..8],
+        options_before in prop_oneof![Just(0u8), 1u8..=10],
     ) {
         for mut packet in stream.into_iter().take(4) {
             packet.payload = (0..payload).map(|at| at as u8).collect();

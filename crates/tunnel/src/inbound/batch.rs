@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use crate::device::{Device, Table};
 use crate::inbound::inbox::{Inbox, Sink};
-use crate::limit::Limiter;
 use crate::metrics::Reason;
 use crate::net::Socket;
 use crate::net::endpoint::Endpoint;
@@ -31,20 +30,14 @@ pub(super) struct Batch<'a> {
 
 impl Batch<'_> {
     #[inline]
-    pub(super) fn message<S: Sink>(
-        &mut self,
-        message: &[u8],
-        inbox: &mut Inbox<S>,
-        outbox: &mut Outbox,
-        limiter: &mut Limiter,
-    ) {
+    pub(super) fn message<S: Sink>(&mut self, message: &[u8], inbox: &mut Inbox<S>, outbox: &mut Outbox) {
         let refused = match message {
             [noise::DATA, 0, 0, 0, rest @ ..] if message.len() >= noise::OVERHEAD => {
                 self.data(message, rest, inbox, outbox)
             }
             [kind, 0, 0, 0, ..] if noise::handshake_length(*kind) == Some(message.len()) => {
                 self.held = None;
-                self.handshake(message, outbox, limiter)
+                self.handshake(message, outbox)
             }
             _ => Err(Reason::NotWireGuard),
         };
@@ -110,12 +103,7 @@ impl Batch<'_> {
         self.device.send_by(outbox, self.table, Some(self.socket));
     }
 
-    fn handshake(
-        &mut self,
-        message: &[u8],
-        outbox: &mut Outbox,
-        limiter: &mut Limiter,
-    ) -> Result<(), Reason> {
+    fn handshake(&mut self, message: &[u8], outbox: &mut Outbox) -> Result<(), Reason> {
         let identity = self.table.identity.as_ref().ok_or(Reason::NoKey)?;
         let kind = message[0];
         if kind != noise::COOKIE {
@@ -123,7 +111,9 @@ impl Batch<'_> {
             let ip = self.from.address.ip();
             match identity.admit(ip, message, &mut reply) {
                 Admission::Granted => {}
-                Admission::ByCookie if limiter.admit(ip, self.now) => {}
+                Admission::ByCookie if self.device.admit(ip, self.now) => {
+                    self.device.metrics.handshakes_by_cookie.add(1);
+                }
                 Admission::ByCookie => return Err(Reason::RateLimited),
                 Admission::Cookie(cookie) => {
                     let length = cookie.len();

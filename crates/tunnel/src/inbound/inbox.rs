@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::device::Device;
 use crate::metrics::Reason;
 use crate::packet::coalesce::{Abilities, Coalescer, MAX_PACKETS};
-use crate::packet::vnet::Header;
+use crate::packet::vnet::{Gso, Header};
 use crate::tun::Tun;
 
 /// Where frames go.
@@ -29,8 +29,6 @@ impl Sink for Tun {
     }
 }
 
-/// Each packet for itself.
-const NONE: Abilities = Abilities { tcp: false, udp: false };
 /// Bytes after which packets are written: four of the longest trains, as only the last frame of a batch is short.
 const BUFFER: usize = 256 << 10;
 /// Packets of a batch that are expected; more cost an allocation, once.
@@ -44,15 +42,20 @@ pub(crate) struct Inbox<S = Tun> {
     vnet: bool,
     buffer: Box<[u8]>,
     used: usize,
+    /// What is joined.
+    abilities: Abilities,
     frames: Coalescer,
 }
 
 impl<S: Sink> Inbox<S> {
     pub(crate) fn new(device: Arc<Device>, sink: Arc<S>) -> Self {
         let (vnet, abilities) = sink.takes();
-        let able = vnet && device.gso_writes.load(Ordering::Relaxed);
-        let frames = Coalescer::new(if able { abilities } else { NONE }, PACKETS);
-        Self { device, sink, vnet, buffer: vec![0; BUFFER].into(), used: 0, frames }
+        let abilities = Abilities {
+            tcp: vnet && abilities.tcp && device.joins.tcp.load(Ordering::Relaxed),
+            udp: vnet && abilities.udp && device.joins.udp.load(Ordering::Relaxed),
+        };
+        let frames = Coalescer::new(abilities, PACKETS);
+        Self { device, sink, vnet, buffer: vec![0; BUFFER].into(), used: 0, abilities, frames }
     }
 
     /// Whether a train of so many bytes can be opened.
@@ -85,7 +88,9 @@ impl<S: Sink> Inbox<S> {
     fn write_frame(&mut self, frame: usize) {
         let packets = self.frames.packets(frame);
         self.device.metrics.write_sizes.add(packets);
-        let header = self.frames.finish(frame, &mut self.buffer).bytes();
+        let header = self.frames.finish(frame, &mut self.buffer);
+        let gso = header.gso;
+        let header = header.bytes();
         let mut pieces = [IoSlice::new(&[]); MAX_PACKETS + 1];
         let mut count = 0;
         if self.vnet {
@@ -100,11 +105,7 @@ impl<S: Sink> Inbox<S> {
         if packets == 1 || error.raw_os_error() != Some(libc::EINVAL) {
             return self.failed(&error, packets);
         }
-        // Some kernels (6.1, 6.6, 6.10 for a while) refuse joined frames that others take.
-        tracing::warn!(%error, "the TUN device refuses joined packets: one at a time from now on");
-        self.device.metrics.fallbacks.add(1);
-        self.device.gso_writes.store(false, Ordering::Relaxed);
-        self.frames.set_abilities(NONE);
+        self.give_up(gso, &error);
         let plain = Header::PLAIN.bytes();
         let whole = self.frames.separate(frame, &mut self.buffer);
         for (start, length) in whole {
@@ -112,6 +113,21 @@ impl<S: Sink> Inbox<S> {
             if let Err(error) = self.sink.write(&[IoSlice::new(&plain), packet]) {
                 self.failed(&error, 1);
             }
+        }
+    }
+
+    /// Joins no more of a kind; some kernels (6.1, 6.6, 6.10 for a while) refuse what others take.
+    fn give_up(&mut self, gso: Gso, error: &io::Error) {
+        let (able, joins, kind) = match gso {
+            Gso::Udp => (&mut self.abilities.udp, &self.device.joins.udp, "UDP"),
+            _ => (&mut self.abilities.tcp, &self.device.joins.tcp, "TCP"),
+        };
+        // More frames of the batch may have been joined before.
+        if std::mem::take(able) {
+            tracing::warn!(%error, kind, "the TUN device refuses joined packets: one at a time from now on");
+            self.device.metrics.fallbacks.add(1);
+            joins.store(false, Ordering::Relaxed);
+            self.frames.set_abilities(self.abilities);
         }
     }
 

@@ -159,12 +159,17 @@ impl Outbox {
         failed: &mut impl FnMut(Failure),
     ) -> Option<usize> {
         let trains = &self.trains[first..];
-        let segmentation = socket.segmentation();
-        let single = |train: &Train| train.messages == 1 || (segmentation && train.together);
+        let single = |train: &Train| train.messages == 1 || (socket.segmentation && train.together);
         if !single(&trains[0]) {
             return self.send_singly(first, socket, metrics, failed);
         }
-        let count = trains.iter().take(SLOTS).take_while(|train| single(train)).count();
+        let refused =
+            |train: &Train| if train.messages > 1 { socket.refuses(train.endpoint.address) } else { None };
+        if let Some(error) = refused(&trains[0]) {
+            return Some(self.recover(first, &error, metrics, failed));
+        }
+        let taken = |train: &&Train| single(train) && refused(train).is_none();
+        let count = trains.iter().take(SLOTS).take_while(taken).count();
         let trains = &trains[..count];
         let mut names = [const { None }; SLOTS];
         let mut lengths = [0; SLOTS];
@@ -194,7 +199,7 @@ impl Outbox {
                 Some(sent.max(1))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => Some(self.recover(first, &error, socket, metrics, failed)),
+            Err(error) => Some(self.recover(first, &error, metrics, failed)),
         }
     }
 
@@ -203,25 +208,22 @@ impl Outbox {
         &mut self,
         first: usize,
         error: &io::Error,
-        socket: &Socket,
         metrics: &Metrics,
         failed: &mut impl FnMut(Failure),
     ) -> usize {
-        let train = &mut self.trains[first];
+        let train = &self.trains[first];
         let address = train.endpoint.address;
         match error.raw_os_error() {
             Some(libc::EINTR) => return 0,
-            // A device on the way cannot finish checksums: no trains from now on.
-            Some(libc::EIO) if train.messages > 1 => {
-                tracing::warn!(%error, "no more datagram trains: a device on the way cannot cut them");
-                socket.give_up_segmentation();
-                metrics.fallbacks.add(1);
-                return 0;
-            }
-            // The path's MTU is smaller than a message: fragments cannot be made of a train. Older kernels say EINVAL, so
-            // this is tried before the source is blamed.
-            Some(libc::EMSGSIZE | libc::EINVAL) if train.messages > 1 => {
-                train.together = false;
+            // This path takes no trains: a device on it cannot finish their checksums, or they are to be transformed (EIO); or
+            // its MTU is smaller than a message, and fragments cannot be made of a train (EMSGSIZE). Older kernels say EINVAL
+            // then, so this is tried before the source is blamed.
+            Some(libc::EIO | libc::EMSGSIZE | libc::EINVAL) if train.messages > 1 => {
+                tracing::debug!(%error, endpoint = %address, "no datagram trains on this path for a while");
+                for train in self.trains[first..].iter_mut().filter(|train| train.endpoint.address == address)
+                {
+                    train.together = false;
+                }
                 metrics.fallbacks.add(1);
                 failed(Failure { address, kind: FailureKind::Train });
                 return 0;

@@ -80,7 +80,8 @@ pub fn ecn(packet: &[u8]) -> u8 {
     }
 }
 
-/// ECN bits of the outer header for those of the inner one (RFC 6040, normal mode, as the kernel's tunnels do it).
+/// ECN bits of the outer header for those of the inner one (RFC 3168, full functionality, as the kernel's WireGuard does
+/// it; RFC 6040 would copy them all).
 #[inline]
 #[must_use]
 pub fn outer_ecn(inner: u8) -> u8 {

@@ -24,14 +24,17 @@ impl World {
         let (left, right) = (identity("01"), identity("02"));
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let mut state =
-            Peer::new(right.public, 1, Some(Arc::clone(&left)), Arc::default()).state.into_inner().unwrap();
+        let mut state = Peer::new(right.public, 1, 0, Some(Arc::clone(&left)), Arc::default())
+            .state
+            .into_inner()
+            .unwrap();
         state.set_endpoint(socket.local_addr().unwrap());
         Self {
             state,
             metrics: Metrics::default(),
             outbox: Outbox::new(64 << 10),
-            own: Socket::bind(0, 0, Wanted { segmentation: false, grouping: false }, false).unwrap(),
+            own: Socket::bind(0, 0, Wanted { segmentation: false, grouping: false, refusal: None }, false)
+                .unwrap(),
             engine: right.engine(left.public, None, 2),
             socket,
         }
@@ -224,7 +227,8 @@ impl Engine for Weary {
 fn keys_grow_old_while_the_device_is_down_and_what_waited_is_counted() {
     let mut world = World::new();
     let device =
-        Device::new("test".into(), Wanted { segmentation: false, grouping: false }, 1, 1420).unwrap();
+        Device::new("test".into(), Wanted { segmentation: false, grouping: false, refusal: None }, 1, 1420)
+            .unwrap();
     let peer = device.peer(world.state.key);
     let ticks = Arc::new(AtomicUsize::new(0));
     {

@@ -11,7 +11,7 @@ use crate::net::outbox::Outbox;
 use crate::prefix::Prefix;
 
 /// Carries out `set`. An error is one of the network (a port in use, a mark not permitted); the rest is done then.
-pub(super) fn apply(device: &Device, set: &Set) -> io::Result<()> {
+pub(crate) fn apply(device: &Device, set: &Set) -> io::Result<()> {
     if let Some(private) = &set.private_key {
         device.set_identity(private.clone());
     }

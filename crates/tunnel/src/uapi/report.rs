@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::device::Device;
 
 /// The answer to `get=1`, without the `errno` line. It holds keys, so it is cleared when dropped.
-pub(super) fn state(device: &Device) -> Zeroizing<String> {
+pub(crate) fn state(device: &Device) -> Zeroizing<String> {
     // Asked before the table is locked: who holds the link may be waiting for a thread that waits for the table.
     let (port, fwmark) = (device.port(), device.link().fwmark);
     let table = device.table();
@@ -64,6 +64,7 @@ pub(super) fn metrics(device: &Device) -> String {
         ("initiations_sent_total", &metrics.initiations_sent),
         ("initiations_received_total", &metrics.initiations_received),
         ("handshakes_total", &metrics.handshakes),
+        ("handshakes_by_cookie_total", &metrics.handshakes_by_cookie),
         ("cookies_sent_total", &metrics.cookies_sent),
         ("fallbacks_total", &metrics.fallbacks),
     ] {
@@ -83,8 +84,9 @@ pub(super) fn metrics(device: &Device) -> String {
     }
     let sockets = device.sockets();
     line(&mut text, "mtu", device.mtu.load(Ordering::Relaxed));
-    line(&mut text, "udp_segmentation", u8::from(sockets.iter().any(|socket| socket.segmentation())));
-    line(&mut text, "gso_writes", u8::from(device.gso_writes.load(Ordering::Relaxed)));
+    line(&mut text, "udp_segmentation", u8::from(sockets.iter().any(|socket| socket.segmentation)));
+    line(&mut text, "gso_writes_tcp", u8::from(device.joins.tcp.load(Ordering::Relaxed)));
+    line(&mut text, "gso_writes_udp", u8::from(device.joins.udp.load(Ordering::Relaxed)));
     for entry in device.table().entries() {
         let state = entry.peer.lock();
         line(&mut text, "public_key", &**entry.peer.key.hex());

@@ -251,10 +251,22 @@ fn its_device_may_move_to_another_namespace() {
     let world = World::new();
     let (a, b) = world.pair();
     let inner = world.host("inner");
-    let (_wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    let (mut wga, _wgb) = join((&a, CORAX), (&b, CORAX));
     a.ping("10.8.0.2");
     a.run(&format!("ip link set wga netns {}", inner.path()));
     inner.run("ip addr add 10.8.0.1/24 dev wga");
     inner.run("ip link set wga up");
     eventually("an answer from inside", || inner.reaches("10.8.0.2"));
+    // And is followed there, under another name as well.
+    inner.run("ip link set wga mtu 1380");
+    eventually("the new MTU", || wga.metric("mtu") == 1380);
+    inner.run("ip link set wga down");
+    eventually("the port to be free", || a.run("ss -Hlun sport = :5001").is_empty());
+    inner.run("ip link set wga name other");
+    inner.run("ip link set other up");
+    eventually("the port to be bound", || !a.run("ss -Hlun sport = :5001").is_empty());
+    eventually("an answer from inside", || inner.reaches("10.8.0.2"));
+    // The namespace goes, and the device and the tunnel with it.
+    drop(inner);
+    assert!(wga.process.0.wait().unwrap().success());
 }

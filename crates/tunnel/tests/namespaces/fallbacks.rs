@@ -1,7 +1,7 @@
 //! Without each offload in turn, and when one fails while it is used.
 
 use super::traffic;
-use super::world::{CORAX, Host, Tunnel, World, join};
+use super::world::{CORAX, Host, Tunnel, World, join, third};
 
 /// Traffic of all kinds both ways; then `check` says by host and counters that the tunnel with the switches obeyed them.
 fn works_with(switches: &str, check: impl FnOnce(&Host, &Tunnel)) {
@@ -17,11 +17,8 @@ fn works_with(switches: &str, check: impl FnOnce(&Host, &Tunnel)) {
         // Larger than the MTU: fragments inside the tunnel.
         traffic::udp(from, to, v6, 4000);
     }
-    for tunnel in [&wga, &wgb] {
-        for reason in ["malformed", "write_failed", "send_failed", "not_authentic"] {
-            assert_eq!(tunnel.metric(&format!("drops_{reason}_total")), 0, "{reason} of {}", tunnel.device);
-        }
-    }
+    wga.found_no_fault();
+    wgb.found_no_fault();
     check(&a, &wga);
 }
 
@@ -100,6 +97,71 @@ fn works_without_anything() {
             assert_eq!(joined(wga, batches), 0, "{batches}");
         }
     });
+}
+
+#[test]
+fn a_path_that_answers_trains_with_an_error_goes_without() {
+    for error in ["eio", "emsgsize", "einval"] {
+        works_with(&format!("--fail {error}"), |_, wga| {
+            assert_eq!(joined(wga, "send"), 0, "{error}");
+            assert!(wga.metric("fallbacks_total") > 0, "{error}");
+            assert_eq!(wga.metric("udp_segmentation"), 1, "{error}: it is the path's affair");
+        });
+    }
+}
+
+#[test]
+fn a_path_that_takes_no_trains_costs_other_peers_none() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, &format!("{CORAX} --fail eio")), (&b, CORAX));
+    let (c, _wgc) = third(&world, &a, &wga);
+    traffic::tcp(&a, &b, "10.8.0.2", 2 << 20);
+    assert_eq!((joined(&wga, "send"), wga.metric("fallbacks_total")), (0, 1));
+    traffic::tcp(&a, &c, "10.8.0.3", 2 << 20);
+    assert!(joined(&wga, "send") > 0);
+    let trains = joined(&wga, "send");
+    traffic::tcp(&a, &b, "10.8.0.2", 2 << 20);
+    assert_eq!((joined(&wga, "send"), wga.metric("fallbacks_total")), (trains, 1), "not asked again so soon");
+    wga.found_no_fault();
+}
+
+#[test]
+fn a_device_that_refuses_joined_packets_of_one_kind_gets_those_of_the_other() {
+    for (refused, tcp, udp) in [("joined-tcp", 0, 1), ("joined-udp", 1, 0)] {
+        let world = World::new();
+        let (a, b) = world.pair();
+        let (wga, wgb) = join((&a, &format!("{CORAX} --fail {refused}")), (&b, CORAX));
+        a.ping("10.8.0.2");
+        traffic::udp_trains(&b, &a, "10.8.0.1");
+        let before = joined(&wga, "write");
+        traffic::udp_trains(&b, &a, "10.8.0.1");
+        assert_eq!(joined(&wga, "write") > before, udp == 1, "{refused}");
+        traffic::tcp(&b, &a, "10.8.0.1", 2 << 20);
+        let before = joined(&wga, "write");
+        traffic::tcp(&b, &a, "fd08::1", 2 << 20);
+        assert_eq!(joined(&wga, "write") > before, tcp == 1, "{refused}");
+        assert_eq!((wga.metric("gso_writes_tcp"), wga.metric("gso_writes_udp")), (tcp, udp));
+        assert_eq!(wga.metric("fallbacks_total"), 1);
+        wga.found_no_fault();
+        wgb.found_no_fault();
+    }
+}
+
+#[test]
+fn datagrams_that_the_kernel_leaves_uncut_arrive_joined() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+    a.ping("10.8.0.2");
+    for address in ["10.8.0.2", "fd08::2"] {
+        let before = (wga.metric("tun_reads_gso_total"), joined(&wgb, "write"));
+        traffic::udp_trains(&a, &b, address);
+        let after = (wga.metric("tun_reads_gso_total"), joined(&wgb, "write"));
+        assert!(after.0 >= before.0 + 10 && after.1 >= before.1 + 10, "{before:?} {after:?}");
+    }
+    wga.found_no_fault();
+    wgb.found_no_fault();
 }
 
 #[test]

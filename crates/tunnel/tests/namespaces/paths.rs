@@ -104,31 +104,43 @@ fn frames_of_a_forwarded_flow_come_uncut_however_many_segments_they_have() {
 
 #[test]
 fn congestion_is_told_across_the_tunnel_both_ways() {
-    let world = World::new();
-    let (a, b) = world.pair();
-    let (_wga, _wgb) = join((&a, CORAX), (&b, CORAX));
-    a.ping("10.8.0.2");
-    let counted = |table: &str| -> u64 {
-        let listing = b.run(&format!("nft list table ip {table}"));
-        let (_, rest) = listing.split_once("packets ").unwrap();
-        rest.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    // The inner bits are seen outside: ECT(1) is 1.
-    b.run("nft add table ip outer");
-    b.run("nft add chain ip outer in { type filter hook prerouting priority -300 ; }");
-    b.run("nft add rule ip outer in udp dport 5002 ip ecn ect1 counter");
-    a.run("ping -n -c 3 -i 0.1 -Q 1 10.8.0.2");
-    assert!(counted("outer") >= 3);
-    // What the way marks outside arrives inside: CE is 3.
-    b.run("nft flush table ip outer");
-    b.run("nft add rule ip outer in udp dport 5002 ip ecn set ce");
-    b.run("nft add table ip inner");
-    b.run("nft add chain ip inner in { type filter hook prerouting priority -300 ; }");
-    b.run("nft add rule ip inner in iifname wgb ip ecn ce counter");
-    a.run("ping -n -c 3 -i 0.1 10.8.0.2");
-    assert_eq!(counted("inner"), 0, "who cannot understand the mark does not get it");
-    a.run("ping -n -c 3 -i 0.1 -Q 2 10.8.0.2");
-    assert!(counted("inner") >= 3);
+    let outer = [("ip", "10.9.0.1", "10.9.0.2"), ("ip6", "[fd09::1]", "[fd09::2]")];
+    let inner = [("ip", "10.8.0.2"), ("ip6", "fd08::2")];
+    for ((outside, left, right), (inside, address)) in outer.into_iter().flat_map(|o| inner.map(|i| (o, i))) {
+        let world = World::new();
+        let (a, b) = world.pair();
+        let (wga, wgb) = join((&a, CORAX), (&b, CORAX));
+        wga.peer(&wgb, &format!("endpoint {right}:5002"));
+        wgb.peer(&wga, &format!("endpoint {left}:5001"));
+        a.ping(address);
+        let counted = |table: &str| -> u64 {
+            let listing = b.run(&format!("nft list table {table}"));
+            let (_, rest) = listing.split_once("packets ").unwrap();
+            rest.split_whitespace().next().unwrap().parse().unwrap()
+        };
+        let chain = |table: &str| {
+            b.run(&format!("nft add table {table}"));
+            b.run(&format!("nft add chain {table} in {{ type filter hook prerouting priority -300 ; }}"));
+        };
+        let (outer, inner) = (format!("{outside} outer"), format!("{inside} inner"));
+        // The inner bits are seen outside: ECT(1) is 1, and 2 is ECT(0).
+        chain(&outer);
+        for (bits, name) in [(1, "ect1"), (2, "ect0")] {
+            b.run(&format!("nft flush chain {outer} in"));
+            b.run(&format!("nft add rule {outer} in udp dport 5002 {outside} ecn {name} counter"));
+            a.run(&format!("ping -n -c 3 -i 0.1 -Q {bits} {address}"));
+            assert!(counted(&outer) >= 3, "{outside} {inside} {name}");
+        }
+        // What the way marks outside arrives inside: CE is 3.
+        b.run(&format!("nft flush chain {outer} in"));
+        b.run(&format!("nft add rule {outer} in udp dport 5002 {outside} ecn set ce"));
+        chain(&inner);
+        b.run(&format!("nft add rule {inner} in iifname wgb {inside} ecn ce counter"));
+        a.run(&format!("ping -n -c 3 -i 0.1 {address}"));
+        assert_eq!(counted(&inner), 0, "{outside} {inside}: who cannot understand the mark does not get it");
+        a.run(&format!("ping -n -c 3 -i 0.1 -Q 2 {address}"));
+        assert!(counted(&inner) >= 3, "{outside} {inside}");
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::world::{Host, PATIENCE};
 
 /// Byte `at` of a stream: its position, mixed.
@@ -84,6 +86,46 @@ pub(crate) fn udp(from: &Host, to: &Host, address: &str, largest: usize) {
             if (index + 1) % WINDOW == 0 {
                 socket.recv(&mut [0; 8]).unwrap();
             }
+        }
+    });
+    server.join().unwrap();
+    client.join().unwrap();
+}
+
+/// Sends trains of datagrams, a system call each (udp(7), UDP_SEGMENT), from one host to an address of the other; each datagram
+/// must arrive as sent and in order.
+#[track_caller]
+pub(crate) fn udp_trains(from: &Host, to: &Host, address: &str) {
+    const TRAINS: usize = 40;
+    const TRAIN: usize = 10;
+    const SIZE: usize = 1200;
+    let (port, listening) = std::sync::mpsc::channel();
+    let bind = address.to_owned();
+    let server = to.within(move || {
+        let socket = UdpSocket::bind((bind.as_str(), 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        port.send(socket.local_addr().unwrap()).unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        for index in 0..TRAINS * TRAIN {
+            let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+            let sent: Vec<u8> = (0..SIZE).map(|at| byte(index * SIZE + at)).collect();
+            assert_eq!(buffer[..length], sent, "datagram {index}");
+            if (index + 1) % TRAIN == 0 {
+                socket.send_to(&[1], peer).unwrap();
+            }
+        }
+    });
+    let address = listening.recv().unwrap();
+    let client = from.within(move || {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        setsockopt(&socket, sockopt::UdpGsoSegment, &(SIZE as i32)).unwrap();
+        socket.connect(address).unwrap();
+        for train in 0..TRAINS {
+            let bytes: Vec<u8> = (0..TRAIN * SIZE).map(|at| byte(train * TRAIN * SIZE + at)).collect();
+            socket.send(&bytes).unwrap();
+            socket.recv(&mut [0; 8]).unwrap();
         }
     });
     server.join().unwrap();

@@ -166,6 +166,20 @@ impl Drop for Process {
 pub(crate) const CORAX: &str = env!("CARGO_BIN_EXE_corax-tunnel");
 pub(crate) const WIREGUARD_GO: &str = "wireguard-go";
 
+/// boringtun's own program, built where scripts/bench-tunnel has it, if it is not there yet. To be asked for before there is a
+/// [`World`], where there is no way to the registry.
+pub(crate) fn boringtun_cli() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
+    let program = root.join("bin/boringtun-cli");
+    if !program.exists() {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["install", "--quiet", "--locked", "--root"]).arg(&root).arg("boringtun-cli");
+        let built = cargo.status().is_ok_and(|status| status.success());
+        assert!(built, "boringtun-cli is missing and could not be built: {cargo:?}");
+    }
+    format!("{} --disable-drop-privileges", program.display())
+}
+
 /// A key pair, as `wg` makes it.
 #[derive(Clone)]
 pub(crate) struct Keys {
@@ -251,11 +265,41 @@ impl Tunnel {
             .unwrap_or_else(|| panic!("no metric {name}"))
     }
 
-    /// Resident bytes.
-    pub(crate) fn resident(&self) -> u64 {
+    /// Most bytes that were ever resident.
+    pub(crate) fn peak(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Time on a core so far of each worker, in order.
+    pub(crate) fn busy(&self) -> Vec<Duration> {
+        let mut workers = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{}/task", self.process.0.id())).unwrap() {
+            let thread = thread.unwrap().path();
+            let name = fs::read_to_string(thread.join("comm")).unwrap();
+            if name.starts_with("worker") {
+                let times = fs::read_to_string(thread.join("schedstat")).unwrap();
+                let nanoseconds = times.split_whitespace().next().unwrap().parse().unwrap();
+                workers.push((name, Duration::from_nanos(nanoseconds)));
+            }
+        }
+        workers.sort();
+        workers.into_iter().map(|(_, busy)| busy).collect()
+    }
+
+    /// What went wrong with packets, by its counters.
+    pub(crate) fn faults(&self) -> Vec<(&'static str, u64)> {
+        ["malformed", "not_authentic", "replayed", "source_not_allowed", "write_failed", "send_failed"]
+            .map(|reason| (reason, self.metric(&format!("drops_{reason}_total"))))
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn found_no_fault(&self) {
+        assert_eq!(self.faults(), [], "{}", self.device);
     }
 }
 
@@ -302,6 +346,19 @@ pub(crate) fn join(a: (&Host, &str), b: (&Host, &str)) -> (Tunnel, Tunnel) {
     left.peer(&right, "endpoint 10.9.0.2:5002 allowed-ips 10.8.0.2/32,fd08::2/128");
     right.peer(&left, "endpoint 10.9.0.1:5001 allowed-ips 10.8.0.1/32,fd08::1/128");
     (left, right)
+}
+
+/// A third host with a cable to `a` and a tunnel to the one there: 10.8.0.3.
+pub(crate) fn third(world: &World, a: &Host, wga: &Tunnel) -> (Host, Tunnel) {
+    let c = world.host("c");
+    cable(a, "eth1", &c, "eth0");
+    a.run("ip addr add 10.9.1.1/24 dev eth1");
+    c.run("ip addr add 10.9.1.3/24 dev eth0");
+    let third = Tunnel::start(&c, CORAX, "wgc", 5003);
+    c.run("ip addr add 10.8.0.3/24 dev wgc");
+    wga.peer(&third, "endpoint 10.9.1.3:5003 allowed-ips 10.8.0.3/32");
+    third.peer(wga, "endpoint 10.9.1.1:5001 allowed-ips 10.8.0.1/32");
+    (c, third)
 }
 
 /// Waits until `condition` holds.

@@ -12,7 +12,11 @@ fn receiver() -> (UdpSocket, Endpoint) {
 }
 
 fn sender() -> Socket {
-    Socket::bind(0, 0, Wanted { segmentation: true, grouping: true }, false).unwrap()
+    bound(true, None)
+}
+
+fn bound(segmentation: bool, refusal: Option<i32>) -> Socket {
+    Socket::bind(0, 0, Wanted { segmentation, grouping: true, refusal }, false).unwrap()
 }
 
 fn fill(outbox: &mut Outbox, endpoint: &Endpoint, lengths: &[usize]) {
@@ -44,35 +48,26 @@ fn messages_arrive_in_order_whatever_their_sizes() {
 }
 
 #[test]
-fn eio_ends_trains_for_good_and_loses_nothing() {
-    let (socket, endpoint) = receiver();
-    let (sender, metrics) = (sender(), Metrics::default());
-    let mut outbox = Outbox::new(4096);
-    fill(&mut outbox, &endpoint, LENGTHS);
-    let error = io::Error::from_raw_os_error(libc::EIO);
-    assert_eq!(
-        outbox.recover(0, &error, &sender, &metrics, &mut |_| panic!("no peer's fault")),
-        0,
-        "comes again"
-    );
-    assert!(!sender.segmentation());
-    outbox.send(Some(&sender), &metrics, |_| panic!("nothing fails"));
-    arrive(&socket, LENGTHS);
-}
-
-#[test]
-fn a_message_too_long_for_a_train_makes_one_path_go_without() {
-    let (socket, endpoint) = receiver();
-    let (sender, metrics) = (sender(), Metrics::default());
-    let mut outbox = Outbox::new(4096);
-    fill(&mut outbox, &endpoint, LENGTHS);
-    let error = io::Error::from_raw_os_error(libc::EMSGSIZE);
-    let mut told = None;
-    assert_eq!(outbox.recover(0, &error, &sender, &metrics, &mut |failure| told = Some(failure.kind)), 0);
-    assert_eq!(told, Some(FailureKind::Train));
-    assert!(sender.segmentation());
-    outbox.send(Some(&sender), &metrics, |_| panic!("nothing fails"));
-    arrive(&socket, LENGTHS);
+fn one_path_goes_without_trains_and_others_keep_them() {
+    for errno in [libc::EIO, libc::EMSGSIZE, libc::EINVAL] {
+        let ((one, narrow), (two, wide)) = (receiver(), receiver());
+        let (sender, metrics) = (bound(true, Some(errno)), Metrics::default());
+        let mut outbox = Outbox::new(8192);
+        for endpoint in [&narrow, &wide, &narrow] {
+            fill(&mut outbox, endpoint, LENGTHS);
+        }
+        let mut told = Vec::new();
+        outbox.send(Some(&sender), &metrics, |failure| told.push((failure.address, failure.kind)));
+        assert_eq!(told, [(narrow.address, FailureKind::Train)], "it is asked once");
+        for _ in 0..2 {
+            arrive(&one, LENGTHS);
+        }
+        arrive(&two, LENGTHS);
+        assert!(outbox.trains.is_empty());
+        assert_eq!(metrics.fallbacks.get(), 1);
+        let trains: Vec<_> = metrics.send_sizes.buckets().map(|(_, count)| count).collect();
+        assert_eq!(trains, [2 * LENGTHS.len() as u64, 1, 2, 0, 0, 0, 0], "three trains to the other");
+    }
 }
 
 #[test]
@@ -91,8 +86,7 @@ fn a_source_that_is_no_longer_ours_is_let_go() {
 #[test]
 fn a_source_that_is_no_longer_ours_is_let_go_without_trains_too() {
     let (socket, endpoint) = receiver();
-    let (sender, metrics) = (sender(), Metrics::default());
-    sender.give_up_segmentation();
+    let (sender, metrics) = (bound(false, None), Metrics::default());
     let mut outbox = Outbox::new(4096);
     let stale = Endpoint { source: Some("192.0.2.1".parse().unwrap()), ..endpoint };
     fill(&mut outbox, &stale, LENGTHS);
@@ -111,7 +105,7 @@ fn what_may_be_the_trains_fault_or_the_sources_is_tried_without_trains_first() {
     fill(&mut outbox, &pinned, LENGTHS);
     let error = io::Error::from_raw_os_error(libc::EINVAL);
     let mut told = None;
-    assert_eq!(outbox.recover(0, &error, &sender, &metrics, &mut |failure| told = Some(failure.kind)), 0);
+    assert_eq!(outbox.recover(0, &error, &metrics, &mut |failure| told = Some(failure.kind)), 0);
     assert_eq!(told, Some(FailureKind::Train));
     assert_eq!(outbox.trains[0].endpoint, pinned);
     outbox.send(Some(&sender), &metrics, |_| panic!("nothing fails"));
