@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{CORAX, ask, await_ready, metric};
-use crate::await_::eventually;
+use crate::agent::{CORAX, ask, await_ready, metric, wireguard, wireguard_asked};
+use crate::await_::{emulated, eventually};
 use crate::chance::Chance;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, everything};
 use kernel::{FOREIGN, FOREIGN_NEXTHOPS, FOREIGN_RULES, foreign, on_each, ours_of_all};
-use operation::Operation;
+use operation::{KINDS, Operation};
 use reach::{Answerers, Askers, From, Way};
 use world::{Site, World};
 
@@ -35,7 +35,9 @@ const SHORT: usize = 8;
 const SETTLED: Duration = Duration::from_secs(75);
 
 /// How long it is watched whether anybody is still at work.
-const WATCHED: Duration = Duration::from_millis(250);
+fn watched() -> Duration {
+    Duration::from_millis(if emulated() { 2000 } else { 250 })
+}
 
 const PLANS: [Plan; 4] =
     [Plan::public("cloud", 2), Plan::nat("site", 2).mesh(), Plan::nat("box", 1), Plan::public("dock", 1)];
@@ -75,8 +77,17 @@ fn whatever_happens_in_any_order_everyone_reaches_who_should_be_reached_and_noth
 fn run(operations: usize, chance: &mut Chance, happened: &mut Vec<String>) {
     let mut chaos = Chaos::start();
     let begun = Instant::now();
+    // At first one of each kind, in any order.
+    let mut kinds = KINDS.to_vec();
     for number in 1..=operations {
-        let mut all = vec![Operation::choose(chance, &chaos.world, &chaos.lab)];
+        let first = match kinds.len() {
+            0 => Operation::choose(chance, &chaos.world, &chaos.lab),
+            left => {
+                let kind = kinds.swap_remove(chance.below(left));
+                Operation::of(kind, chance, &chaos.world, &chaos.lab)
+            }
+        };
+        let mut all = vec![first];
         while chance.below(3) == 0 {
             all.push(Operation::disturbance(chance, &chaos.world, &chaos.lab));
         }
@@ -122,6 +133,9 @@ impl Chaos {
         let foreign = on_each(&lab, |node| foreign(&node.space));
         let world = World::new(&lab, sites);
         lab.start_agents();
+        if let Some(whose) = wireguard_asked() {
+            assert_eq!(wireguard(&lab.node("cloud-1").space), whose);
+        }
         let (answerers, askers) = (Answerers::start(&lab), Askers::new(&lab));
         let addresses = lab.nodes().iter().map(|node| (node.name.clone(), node.address)).collect();
         let ours = BTreeMap::new();
@@ -272,13 +286,14 @@ impl Chaos {
             })
         };
         let before = work();
-        std::thread::sleep(WATCHED);
+        let watched = watched();
+        std::thread::sleep(watched);
         let mut busy = Vec::new();
         for (name, (changes, turns, used)) in work() {
             let (more, again, time) =
                 (changes - before[&name].0, turns - before[&name].1, used - before[&name].2);
-            if more > 0.0 || again > 5.0 || time > WATCHED / 2 {
-                busy.push(format!("{name} is busy: {more} changes, {again} turns, {time:?} in {WATCHED:?}"));
+            if more > 0.0 || again > 5.0 || time > watched / 2 {
+                busy.push(format!("{name} is busy: {more} changes, {again} turns, {time:?} in {watched:?}"));
             }
         }
         busy
