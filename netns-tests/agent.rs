@@ -147,6 +147,22 @@ pub fn by_events<T>(space: &Space, what: &str, act: impl Fn() -> T) -> T {
     panic!("{what} on {}: it took a full reading", space.name);
 }
 
+/// Whose WireGuard agents are to have that are not told otherwise, if these tests are of one: `CORAX_WIREGUARD`.
+pub fn wireguard_asked() -> Option<String> {
+    std::env::var("CORAX_WIREGUARD").ok()
+}
+
+/// Whose WireGuard the tunnel of a space is, as `--wireguard` names it.
+#[track_caller]
+pub fn wireguard(space: &Space) -> &'static str {
+    let link = space.json("ip -j -d link show raven-wg0");
+    match link[0]["linkinfo"]["info_kind"].as_str() {
+        Some("wireguard") => "kernel",
+        Some("tun") => "userspace",
+        _ => panic!("{}: {link}", space.name),
+    }
+}
+
 /// The last lines of a log.
 pub fn tail(log: &PathBuf, lines: usize) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();

@@ -39,6 +39,11 @@ pub fn patience(limit: Duration) -> Duration {
     limit * *AT_FIRST.get_or_init(pace)
 }
 
+/// Whether this is a guest, whose processor is emulated.
+pub fn emulated() -> bool {
+    std::env::var_os("CORAX_PACE").is_some()
+}
+
 /// How many times slower a guest is than usual, by a control in which Corax has no part; 1 outside of guests.
 fn pace() -> u32 {
     let Some(program) = std::env::var_os("CORAX_PACE") else { return 1 };

@@ -26,8 +26,11 @@ fn remedied(lab: &Lab, name: &str, words: &str, count: usize) {
     assert_eq!(problems.len(), count, "{words}: {problems:?}");
     let log = std::fs::read_to_string(lab.log(name)).expect("there is a log");
     for problem in &problems {
-        assert!(log.contains(problem["what"].as_str().expect("text")), "{problem} is not in the log: {log}");
-        space.sh(problem["remedy"].as_str().expect("text"));
+        let [what, remedy] = ["what", "remedy"].map(|part| problem[part].as_str().expect("text"));
+        let told =
+            log.lines().any(|line| line.contains(what) && line.ends_with(&format!("remedy={remedy:?}")));
+        assert!(told, "{problem} is not in the log: {log}");
+        space.sh(remedy);
     }
     eventually(&format!("{words}: no longer a problem"), SOON, || {
         // Of iptables' old kind, and of sysctls, no event tells: they are seen each minute, or when something else happens.

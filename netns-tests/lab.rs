@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::agent::{Agent, CORAX, await_ready, tail};
+use crate::agent::{Agent, CORAX, await_ready, tail, wireguard_asked};
 use crate::await_::eventually;
 use crate::space::Space;
 use crate::traffic::{PORT, Server, fetch};
@@ -196,6 +196,9 @@ impl Lab {
         if node.mesh {
             all.push("--mesh".to_owned());
         }
+        if let Some(whose) = wireguard_asked().filter(|_| !options.contains(&"--wireguard")) {
+            all.extend(["--wireguard".to_owned(), whose]);
+        }
         all.extend(
             ["--service-cidr", "10.96.0.0/16", "--service-cidr", "fd00:10:96::/112"].map(str::to_owned),
         );
@@ -252,6 +255,18 @@ impl Lab {
                 route_between(node, other);
             }
         }
+    }
+
+    /// A domain's NAT forgets whom it knows by which port, and gives ports from another one on.
+    pub fn rebind(&self, domain: &str, port: u16) {
+        self.router(domain).sh(&format!(
+            "set -e
+             nft 'flush chain ip nat postrouting
+                  add rule ip nat postrouting oifname wan meta l4proto udp masquerade to :{port}-{}
+                  add rule ip nat postrouting oifname wan masquerade'
+             conntrack -F 2>/dev/null",
+            port + 100
+        ));
     }
 
     /// Makes the Gateways that a controller would.

@@ -15,6 +15,7 @@ mod chaos;
 mod cleanup;
 mod drift;
 mod fail_closed;
+mod figure;
 mod golden;
 mod halfway;
 mod hostile;

@@ -23,9 +23,16 @@ pub fn everything(space: &Space) -> BTreeSet<String> {
         ip neigh show nud permanent | sed s/^/neighbour:/
         bridge fdb show | grep permanent | sed s/^/fdb:/
         nft -s list ruleset | sed s/^/nft:/
+        # As far as the kernel has them.
+        { iptables-legacy-save; ip6tables-legacy-save; } 2>/dev/null |
+            sed -E '/^#/d; s/ \[[0-9:]+\]$//; s/^/legacy:/'
+        ipset list -n 2>/dev/null | sed s/^/ipset:/
+        tc qdisc show | sed -E 's/@if[0-9]+//; s/^/qdisc:/'
         cd /proc/sys/net
-        # The kernel's WireGuard turns ipv4/conf/all/send_redirects off by itself.
-        grep -r . ipv4/conf ipv6/conf ipv4/ip_forward 2>/dev/null | grep -v -e stable_secret -e mc_forwarding -e conf/all/send_redirects
+        # The kernel's WireGuard turns this off for good, when a device of it goes up.
+        [[ ${CORAX_WIREGUARD-} == userspace ]] || turned=ipv4/conf/all/send_redirects
+        grep -r . ipv4/conf ipv6/conf ipv4/ip_forward 2>/dev/null |
+            grep -v -e stable_secret -e mc_forwarding -e ${turned-stable_secret}
         find /run /var/lib ! -type d | sed s/^/file:/
         ps -e -o args= | grep '[c]orax ' | sed s/^/process:/
         true

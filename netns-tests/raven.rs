@@ -1,13 +1,21 @@
 //! Nodes as Raven leaves them, made by other people's programs, and what may be left of that.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::agent::{SECRET, await_ready};
+use nix::sys::signal::Signal;
+
+use crate::agent::{CORAX, SECRET, SOON, await_ready};
+use crate::await_::eventually;
 use crate::lab::{Lab, Node, Plan};
+use crate::objects::{difference, everything};
 use crate::space::Space;
 use crate::traffic::{PORT, fetch};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/netns-tests/fixtures/raven");
+
+/// What is neither Raven's nor Corax's: the CNI's rule, the tests' own, and the lock of iptables.
+const OTHERS: [&str; 3] = ["oifname \"raven*\" return", "dport 4472 lookup main", "file:/run/xtables.lock"];
 
 /// What Raven's WireGuard driver leaves on a gateway: the device, with a key that is nowhere else. `make` makes the device.
 pub fn device(space: &Space, make: &str) -> String {
@@ -67,6 +75,35 @@ pub fn left(space: &Space) -> String {
         ip -d link show raven0 | grep -o 'remote [^ ]*'
         tc filter show dev raven0 egress | grep matchall
         true")
+}
+
+/// What a node has before Raven runs there. iptables is in use: its own tables and chains stay, as a program of others made them.
+pub fn before(space: &Space, iptables: &str) -> BTreeSet<String> {
+    space.sh(&format!(
+        "set -e
+         for chain in 'mangle PREROUTING' 'mangle OUTPUT' 'nat POSTROUTING'; do
+             for what in -A -D; do {iptables} -t ${{chain% *}} $what ${{chain#* }} -j ACCEPT; done
+         done"
+    ));
+    without_others(space)
+}
+
+/// Ends the agent of a node that was taken over, and cleans up: the node has what it had before Raven ran there, and no more.
+#[track_caller]
+pub fn leaves_nothing(lab: &mut Lab, name: &str, before: &BTreeSet<String>) {
+    lab.end_agent(name, Signal::SIGTERM);
+    let space = &lab.node(name).space;
+    space.run(&format!("{CORAX} cleanup --state"));
+    eventually(&format!("{name} is as it was before Raven"), SOON, || {
+        let after = without_others(space);
+        if *before == after { Ok(()) } else { Err(difference(before, &after)) }
+    });
+}
+
+fn without_others(space: &Space) -> BTreeSet<String> {
+    let mut all = everything(space);
+    all.retain(|line| !OTHERS.iter().any(|others| line.contains(others)));
+    all
 }
 
 /// A domain of which one member runs Raven, made with `settings`. Its pods and the others' reach another domain, and are reached.

@@ -1,5 +1,6 @@
 //! Nodes that ran Raven are taken over one by one, beside traffic.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::agent::{CORAX, await_ready, problems, status};
@@ -12,29 +13,32 @@ use crate::traffic::{Flow, none_lost_anything};
 const LACKS: &str =
     "ip rule add priority 98 ipproto udp dport 4472 lookup main; KERNEL_LACKS='filter net-net'";
 
-/// Two domains under Raven, its tunnel in user space. Pods reach each other.
-fn ravens(settings: &str) -> Lab {
+const NODES: [&str; 4] = ["site-2", "cloud-1", "cloud-2", "site-1"];
+
+/// Two domains under Raven, its tunnel in user space. Pods reach each other. And what their nodes had before.
+fn ravens(iptables: &str) -> (Lab, [BTreeSet<String>; 4]) {
     let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    let before = NODES.map(|name| raven::before(&lab.node(name).space, iptables));
     let make = "wireguard-go raven-wg0 >/dev/null 2>&1";
     let keys = ["cloud-1", "site-1"].map(|name| raven::device(&lab.node(name).space, make));
     let public = format!("{}:4500", lab.public("cloud"));
     raven::peer(&lab.node("site-1").space, &keys[0], Some(&public), &raven::pods(&lab, "cloud"));
     raven::peer(&lab.node("cloud-1").space, &keys[1], None, &raven::pods(&lab, "site"));
-    for name in ["cloud-1", "cloud-2", "site-1", "site-2"] {
-        raven::state(&lab, name, settings);
+    for name in NODES {
+        raven::state(&lab, name, &format!("{LACKS} IPTABLES={iptables}"));
     }
     lab.serve();
-    lab
+    (lab, before)
 }
 
 fn taken_over_one_by_one(iptables: &str) {
-    let mut lab = ravens(&format!("{LACKS} IPTABLES={iptables}"));
+    let (mut lab, before) = ravens(iptables);
     let step = Duration::from_millis(2);
     let pairs = [("site-1", "cloud-1"), ("site-2", "cloud-2"), ("cloud-2", "site-2"), ("cloud-2", "site-1")];
     let flows = pairs.map(|(from, to)| Flow::start(&lab.node(from).pod, lab.node(to).pod4(), step)).into();
     lab.declare();
     lab.write();
-    for name in ["site-2", "cloud-1", "cloud-2", "site-1"] {
+    for name in NODES {
         let space = &lab.node(name).space;
         assert!(raven::left(space).contains("RAVEN-MARK-CHAIN"), "{name}");
         let source = lab.source().display().to_string();
@@ -51,6 +55,9 @@ fn taken_over_one_by_one(iptables: &str) {
     }
     none_lost_anything(flows);
     lab.everyone_reaches_everyone();
+    for (name, before) in NODES.iter().zip(&before) {
+        raven::leaves_nothing(&mut lab, name, before);
+    }
 }
 
 #[test]

@@ -91,6 +91,12 @@ impl fmt::Display for Operation {
     }
 }
 
+/// What can happen of a kind now, if anything of it can.
+pub type Kind = fn(&mut Chance, &World, &Lab) -> Option<Operation>;
+
+/// All kinds: views, agents, drift, links, power.
+pub const KINDS: [Kind; 5] = [view, agent, drift, link, power];
+
 impl Operation {
     /// Whether what agents must make of it differs from before.
     pub fn changes(&self) -> bool {
@@ -124,13 +130,18 @@ impl Operation {
         }
     }
 
-    /// Something that changes nothing for long, on top of what else happens.
-    pub fn disturbance(chance: &mut Chance, world: &World, lab: &Lab) -> Self {
+    /// Something of a kind.
+    pub fn of(kind: Kind, chance: &mut Chance, world: &World, lab: &Lab) -> Self {
         loop {
-            if let Some(operation) = disturbance(chance, world, lab) {
+            if let Some(operation) = kind(chance, world, lab) {
                 return operation;
             }
         }
+    }
+
+    /// Something that changes nothing for long, on top of what else happens.
+    pub fn disturbance(chance: &mut Chance, world: &World, lab: &Lab) -> Self {
+        Self::of(disturbance, chance, world, lab)
     }
 
     /// Does it.
@@ -217,12 +228,7 @@ impl Operation {
                 lab.move_node(node, next.into());
                 member_of(world, node).address = lab.node(node).address.to_string();
             }
-            Rebound(domain, port) => lab.router(domain).sh(&format!(
-                "nft 'flush chain ip nat postrouting; add rule ip nat postrouting oifname wan meta l4proto udp masquerade to :{port}-{}
-                      add rule ip nat postrouting oifname wan masquerade'
-                 conntrack -F 2>/dev/null",
-                port + 100
-            )).clear(),
+            Rebound(domain, port) => lab.rebind(domain, *port),
             Power(node, alone) => {
                 lab.end_agent(node, Signal::SIGKILL);
                 kill_tunnel(lab, node);
@@ -380,9 +386,15 @@ fn disturbance(chance: &mut Chance, world: &World, lab: &Lab) -> Option<Operatio
         0 => Restart(node, *chance.of(&[Signal::SIGTERM, Signal::SIGKILL])),
         1 if gateway => TunnelKilled(node),
         2 if world.down.as_ref() != Some(&node) => Flap(node),
-        3.. => Drift(node, drift::choose(chance, gateway), chance.below(1000)),
+        3.. => return drift(chance, world, lab),
         _ => return None,
     })
+}
+
+fn drift(chance: &mut Chance, world: &World, lab: &Lab) -> Option<Operation> {
+    let node = node(chance, lab);
+    let name = drift::choose(chance, world.is_gateway(&node));
+    Some(Drift(node, name, chance.below(1000)))
 }
 
 fn link(chance: &mut Chance, world: &World, lab: &Lab) -> Option<Operation> {

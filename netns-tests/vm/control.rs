@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::figure;
 use crate::lab::Lab;
 use crate::space::Space;
 use crate::traffic::{Count, Flow, Server};
@@ -43,9 +44,15 @@ impl Traffic {
     pub(crate) fn new(lab: &Lab, flows: Vec<Flow>) -> Self {
         let IpAddr::V4(router) = lab.public("site") else { panic!("the internet is IPv4") };
         let internet = IpAddr::from((u32::from(router) - 1).to_be_bytes());
-        let mut servers = vec![Server::start(lab.internet())];
-        let mut controls = vec![Flow::start(lab.router("site"), internet, STEP)];
-        let mut spaces = Vec::new();
+        let mut traffic = Self::off_the_line(lab, flows);
+        traffic._servers.push(Server::start(lab.internet()));
+        traffic.controls.push(Flow::start(lab.router("site"), internet, STEP));
+        Self { began: Instant::now(), ..traffic }
+    }
+
+    /// As [`Traffic::new`], for a line that loses packets by itself: no control goes over it.
+    pub(crate) fn off_the_line(lab: &Lab, flows: Vec<Flow>) -> Self {
+        let (mut servers, mut controls, mut spaces) = (Vec::new(), Vec::new(), Vec::new());
         for _ in lab.nodes() {
             let pair = pair();
             servers.push(Server::start(&pair[1]));
@@ -96,10 +103,23 @@ impl Traffic {
         let sent = self.sent();
         let (all, judgement) = (self.happened.len(), self.stop());
         judgement.nothing_lost();
+        judgement.figure(sent);
         assert!(
             2 * judgement.packets >= sent && 2 * judgement.happened.values().sum::<usize>() >= all,
             "this machine is too busy to tell: of {sent} packets and {all} happenings: {judgement:?}"
         );
+    }
+
+    /// Lets the flows go on for a while, and ends them: however much was lost, none of them was silent for so long.
+    #[track_caller]
+    pub(crate) fn is_never_silent_for(self, limit: Duration, time: Duration) {
+        std::thread::sleep((self.began + time).saturating_duration_since(Instant::now()));
+        let sent = self.sent();
+        let judgement = self.stop();
+        let (silence, whose) = &judgement.silence;
+        assert!(*silence < limit, "{whose}: nothing came back for {silence:?}: {judgement:?}");
+        judgement.figure(sent);
+        assert!(2 * judgement.packets >= sent, "this machine is too busy to tell: of {sent}: {judgement:?}");
     }
 }
 
@@ -181,6 +201,8 @@ pub(crate) struct Judgement {
     pub(crate) happened: BTreeMap<String, usize>,
     /// What flows lost in them.
     lost: Vec<String>,
+    /// The longest time in them in which all was lost that a flow sent, and which flow it was.
+    silence: (Duration, String),
     /// Packets that controls lost in the others.
     spared: usize,
     /// How often the kernel dropped packets in the others.
@@ -191,6 +213,12 @@ impl Judgement {
     #[track_caller]
     pub(crate) fn nothing_lost(&self) {
         assert!(self.lost.is_empty(), "lost while the machine lost nothing: {}", self.lost.join("\n"));
+    }
+
+    /// Prints how many of so many packets were judged.
+    pub(crate) fn figure(&self, sent: usize) {
+        let test = std::thread::current().name().map(ToOwned::to_owned).unwrap_or_default();
+        figure::print(&format!("{test}: {} packets of {sent} judged", self.packets));
     }
 }
 
@@ -206,6 +234,7 @@ fn judge(
         packets: 0,
         happened: BTreeMap::new(),
         lost: Vec::new(),
+        silence: (Duration::ZERO, String::new()),
         spared: witnesses.controls.iter().map(|control| control.lost.len()).sum(),
         overruns: witnesses.overruns.len(),
     };
@@ -213,6 +242,13 @@ fn judge(
         let counts = |number: &usize| clean.contains(&piece(began, flow.sent[*number]));
         judgement.packets += 2 * (0..flow.sent.len()).filter(counts).count();
         let lost: Vec<usize> = flow.lost.iter().copied().filter(counts).collect();
+        let silences = lost.chunk_by(|one, next| one + 1 == *next).filter_map(|all| {
+            let [first, .., last] = all else { return None };
+            Some(flow.sent[*last].saturating_duration_since(flow.sent[*first]))
+        });
+        if let Some(longest) = silences.max().filter(|longest| *longest > judgement.silence.0) {
+            judgement.silence = (longest, flow.name.clone());
+        }
         if let (Some(first), Some(last)) = (lost.first(), lost.last()) {
             let at = [first, last].map(|number| flow.sent[*number].saturating_duration_since(began));
             judgement.lost.push(format!(
@@ -310,6 +346,20 @@ mod tests {
         let overruns = vec![began + Duration::from_millis(5500)];
         let witnesses = Witnesses { overruns, ..witnesses([flow(began, 0..0)]) };
         judge(began, &witnesses, &[flow(began, 4000..7000)], &[]).nothing_lost();
+    }
+
+    #[test]
+    fn a_silence_is_as_long_as_all_is_lost() {
+        let began = Instant::now();
+        let calm = witnesses([flow(began, 0..0)]);
+        let mut scattered = flow(began, 2000..2001);
+        scattered.lost.extend((150..450).step_by(2));
+        let flows = [scattered, flow(began, 4000..6500)];
+        let silence = judge(began, &calm, &flows, &[]).silence.0;
+        assert_eq!(silence, Duration::from_millis(2480));
+        // What the machine lost too is nobody's: from 4 s to 5 s is left.
+        let busy = witnesses([flow(began, 6500..6501)]);
+        assert_eq!(judge(began, &busy, &flows, &[]).silence.0, Duration::from_millis(980));
     }
 
     #[test]

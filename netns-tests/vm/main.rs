@@ -11,6 +11,8 @@ mod await_;
 mod chance;
 mod clock;
 mod control;
+#[path = "../figure.rs"]
+mod figure;
 #[path = "../halfway.rs"]
 mod halfway;
 #[path = "../lab.rs"]
@@ -59,6 +61,11 @@ fn names(lab: &Lab) -> Vec<String> {
 /// The tunnel's device is the kernel's own, and no process stands behind it.
 #[track_caller]
 fn is_kernels(space: &Space) {
-    let link = space.json("ip -j -d link show raven-wg0");
-    assert_eq!(link[0]["linkinfo"]["info_kind"], "wireguard", "{}: {link}", space.name);
+    assert_eq!(agent::wireguard(space), "kernel", "{}", space.name);
+}
+
+/// The tunnel is a process of Corax.
+#[track_caller]
+fn is_in_user_space(space: &Space) {
+    assert_eq!(agent::wireguard(space), "userspace", "{}", space.name);
 }

@@ -6,8 +6,11 @@ use serde_json::Value;
 
 use crate::agent::{SOON, await_ready, status};
 use crate::await_::eventually;
-use crate::lab::{Lab, Plan};
-use crate::{is_kernels, two_domains};
+use crate::control::Traffic;
+use crate::lab::{Lab, Plan, paper};
+use crate::restart::STEP;
+use crate::traffic::Flow;
+use crate::{is_in_user_space, is_kernels, two_domains};
 
 #[test]
 fn every_pod_reaches_every_pod_through_the_kernels_tunnels_and_wg_agrees_with_status() {
@@ -41,8 +44,7 @@ fn a_gateway_in_user_space_talks_to_one_in_the_kernel() {
         await_ready(&node.space);
     }
     is_kernels(&lab.node("cloud-1").space);
-    let link = lab.node("site-1").space.json("ip -j -d link show raven-wg0");
-    assert_eq!(link[0]["linkinfo"]["info_kind"], Value::from("tun"), "{link}");
+    is_in_user_space(&lab.node("site-1").space);
     lab.everyone_reaches_everyone();
     load(&lab, "site-1", "cloud-1");
 }
@@ -110,4 +112,54 @@ fn a_gateway_whose_port_changes_listens_there_and_the_far_end_follows() {
         if endpoints.trim().ends_with(&end) { Ok(()) } else { Err(endpoints) }
     });
     lab.everyone_reaches_everyone();
+}
+
+/// Where it is was told, and is no longer true: its NAT has forgotten it, and it was heard from another port.
+#[test]
+fn a_peer_that_roamed_stays_where_it_is_heard_while_another_gateway_comes_and_goes() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::public("site", 1)]);
+    lab.declare();
+    lab.write();
+    for name in ["cloud-1", "site-1"] {
+        lab.start_agent(name, &["--wireguard", "kernel"]);
+        await_ready(&lab.node(name).space);
+    }
+    lab.serve();
+    let (cloud, site) = (lab.node("cloud-1"), lab.node("site-1"));
+    let key = site.space.run("wg show raven-wg0 public-key").trim().to_owned();
+    let of_peer = |what: &str| {
+        let told = cloud.space.run(&format!("wg show raven-wg0 {what}"));
+        let line = told.lines().find(|line| line.starts_with(&key));
+        line.unwrap_or_else(|| panic!("no {key} in {told}")).to_owned()
+    };
+    let public = lab.public("site");
+    let ping = || site.pod.try_run(&format!("ping -n -q -c 1 -W 1 {}", cloud.pod4()));
+    eventually("it is reached where it was said to be", SOON, ping);
+    assert!(of_peer("endpoints").ends_with(&format!("{public}:4500")), "{}", of_peer("endpoints"));
+    eventually("it is heard from another port", SOON, || {
+        lab.rebind("site", 20_000);
+        ping()?;
+        let now = of_peer("endpoints");
+        if now.contains(&format!("{public}:20")) { Ok(()) } else { Err(now) }
+    });
+    let flows = vec![Flow::start(&cloud.pod, site.pod4(), STEP), Flow::start(&site.pod, cloud.pod6(), STEP)];
+    let mut traffic = Traffic::new(&lab, flows);
+    let roamed = || ["endpoints", "latest-handshakes"].map(of_peer);
+    let before = roamed();
+    for (third, peers) in [(true, 2), (false, 1)] {
+        traffic.beside("cloud-1", || {
+            let file = lab.source().join("third.json");
+            if third {
+                lab.write_file("third.json", &paper("third", &["10.77.1.0/24"]).to_string());
+            } else {
+                std::fs::remove_file(file).expect("it was there");
+            }
+            eventually(&format!("there are {peers} peers"), SOON, || {
+                let told = cloud.space.run("wg show raven-wg0 peers");
+                if told.lines().count() == peers { Ok(()) } else { Err(told) }
+            });
+        });
+        assert_eq!(roamed(), before, "with {peers} peers");
+    }
+    traffic.lost_nothing();
 }

@@ -1,9 +1,11 @@
 //! Agents come and go beside traffic.
 
 use std::io::Write as _;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::agent::{CORAX, await_ready, metric, status};
 use crate::chance::Chance;
@@ -11,11 +13,14 @@ use crate::control::Traffic;
 use crate::halfway::kill_halfway;
 use crate::lab::Lab;
 use crate::objects::{difference, ours};
+use crate::space::Space;
 use crate::traffic::Flow;
 use crate::two_domains;
 
 /// Packets of each flow come so far apart: an emulated machine carries two or three thousand a second in all.
 pub(crate) const STEP: Duration = Duration::from_millis(16);
+
+const OTHER_RULES: &str = "rules of another version";
 
 /// Packets, answers included, that go beside restarts.
 const PACKETS: usize = 100_000;
@@ -31,7 +36,7 @@ fn flows(lab: &Lab, step: Duration) -> Vec<Flow> {
 }
 
 /// Kills and restarts agents, and replaces their binary, until so many packets have gone while the machine itself lost none:
-/// each start adopts what is there. An agent is also killed while it starts.
+/// each start adopts what is there, or finds the rules of another version. An agent is also killed while it starts.
 pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
     let mut chance = Chance::new();
     upgrade(lab);
@@ -43,14 +48,18 @@ pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
     let mut traffic = Traffic::new(lab, flows(lab, STEP));
     let (mut turns, mut wanted) = (0, PACKETS);
     for name in ["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle() {
-        traffic.beside(name, || restart_twice(lab, name, &mut chance));
+        if turns % 3 == 2 {
+            traffic.beside(OTHER_RULES, || find_other_rules(lab, name));
+        } else {
+            traffic.beside(name, || restart_twice(lab, name, &mut chance));
+        }
         turns += 1;
         if turns < 5 || traffic.sent() < wanted {
             continue;
         }
         let judgement = traffic.so_far();
         // The last one cannot be judged yet.
-        if judgement.packets >= PACKETS && judgement.happened.len() == 4 {
+        if judgement.packets >= PACKETS && judgement.happened.len() == 5 {
             break;
         }
         assert!(wanted < 3 * PACKETS, "this machine is too busy to tell: of {wanted} packets {judgement:?}");
@@ -59,7 +68,8 @@ pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
     let sent = traffic.sent();
     let judgement = traffic.stop();
     judgement.nothing_lost();
-    eprintln!("{turns} times two restarts beside {sent} packets: {judgement:?}");
+    judgement.figure(sent);
+    eprintln!("{turns} turns of restarts beside {sent} packets: {judgement:?}");
     for (name, (objects, device)) in before {
         let space = &lab.node(&name).space;
         let after = ours(space);
@@ -79,6 +89,30 @@ fn restart_twice(lab: &mut Lab, name: &str, chance: &mut Chance) {
     await_ready(space);
     let changes = metric(space, "corax_changes_total", &[]);
     assert_eq!(changes, 0.0, "{name}: {}", status(space)["lastChanges"]);
+}
+
+/// Ends an agent, and starts one that takes the rules for those of another version: it puts its own in their place.
+fn find_other_rules(lab: &mut Lab, name: &str) {
+    lab.end_agent(name, Signal::SIGTERM);
+    let space = &lab.node(name).space;
+    let seal = |space: &Space| -> Ipv6Addr {
+        let set = space.json("nft -j list set inet corax checksum");
+        let element = set.pointer("/nftables/1/set/elem/0").and_then(Value::as_str);
+        element.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{name}: {set}"))
+    };
+    let own = seal(space);
+    // Its first half is the rules' as they were meant, its second that of their listing.
+    let other = Ipv6Addr::from(u128::from(own) ^ 1 << 127);
+    space.nft(&format!(
+        "flush set inet corax checksum
+         add element inet corax checksum {{ {other} }}"
+    ));
+    lab.start_agent(name, &["--wireguard", "kernel"]);
+    let space = &lab.node(name).space;
+    await_ready(space);
+    let changes = metric(space, "corax_changes_total", &[]);
+    assert!(changes > 0.0, "{name}: {}", status(space)["lastChanges"]);
+    assert_eq!(seal(space), own, "{name}: the rules are its own");
 }
 
 /// Puts another file in the binary's place, as an upgrade does. Agents that run keep the one that they were started from.

@@ -58,6 +58,8 @@ fn ravens_tunnel_goes_on_with_its_running_key_and_loses_no_packet() {
 #[test]
 fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
     let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    // A member and a gateway.
+    let had = ["site-2", "cloud-1"].map(|name| (name, raven::before(&lab.node(name).space, "iptables")));
     let keys = ["cloud-1", "site-1"].map(|name| raven::device(&lab.node(name).space, DEVICE));
     let public = format!("{}:4500", lab.public("cloud"));
     raven::peer(&lab.node("site-1").space, &keys[0], Some(&public), &raven::pods(&lab, "cloud"));
@@ -89,6 +91,9 @@ fn gateways_and_members_are_taken_over_one_by_one_and_lose_no_packet() {
         is_kernels(&lab.node(name).space);
     }
     lab.everyone_reaches_everyone();
+    for (name, had) in &had {
+        raven::leaves_nothing(&mut lab, name, had);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::desired::{IPV6_MIN_MTU, vxlan_overhead};
 use crate::facts::Facts;
 use crate::kept::Kept;
 use crate::key::PublicKey;
@@ -185,7 +186,35 @@ impl Topology {
         topology.place(domain, member, local);
         let links = Links::of(view, name, local.nat_traversal);
         topology.connect(view, name, domain, &links, local);
+        topology.problems.extend(topology.narrow(local.facts));
         topology
+    }
+
+    /// The kernel does not cut VXLAN over IPv6, and the overlay carries IPv6, so that it is no smaller than any such device.
+    fn narrow(&self, facts: &Facts) -> Option<Problem> {
+        let own = self.underlay.filter(IpAddr::is_ipv6)?;
+        let (mtu, least) = (facts.underlay_mtu, IPV6_MIN_MTU + vxlan_overhead(Family::V6));
+        if self.vteps.is_empty() || mtu >= least {
+            return None;
+        }
+        let here = self.own.iter().chain(self.vteps.iter().flat_map(|vtep| vtep.subnets.iter()));
+        let mut prefixes = here.chain(self.remotes.iter().map(|(prefix, _)| prefix));
+        if !prefixes.any(|prefix| prefix.family() == Family::V6) {
+            return None;
+        }
+        let holds = |(network, _): &(&Prefix, &String)| network.contains(own);
+        let link = facts.networks.iter().find(holds).map_or("of the underlay", |(_, link)| link.as_str());
+        Some(Problem::new(
+            format!("link {link}"),
+            format!(
+                "has an MTU of {mtu}, and the overlay, which goes over it by IPv6, needs {least}: packets of more than {} bytes do not \
+                 reach the domain's other nodes",
+                mtu.saturating_sub(vxlan_overhead(Family::V6))
+            ),
+            format!(
+                "raise it to {least}, on all that is between the domain's nodes: ip link set {link} mtu {least}"
+            ),
+        ))
     }
 
     fn outside(node: &NodeName) -> Self {

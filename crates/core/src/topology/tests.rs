@@ -361,3 +361,23 @@ fn no_other_member_has_ravens_address_of_the_nodes_own_vtep_as_its_next_hop() {
     assert_eq!(topology.own_overlay, Some(Ipv4Addr::new(240, 0, 0, 5)));
     assert_eq!(hops, ["240.0.0.4", "240.0.0.6"]);
 }
+
+#[test]
+fn an_underlay_of_ipv6_that_is_too_small_for_the_overlay_is_told_with_link_and_remedy() {
+    let cluster = |pods: [&'static str; 2]| -> [Gateway; 1] {
+        [domain("six").node("s1", "fd00:16::1", &pods[..1]).node("s2", "fd00:16::2", &pods[1..]).into()]
+    };
+    let told = |gateways: &[Gateway], mtu: u32| {
+        let networks = [("fd00:16::/64".parse().unwrap(), "eth0".to_owned())].into();
+        let facts = Facts { underlay_mtu: mtu, networks, ..Facts::default() };
+        let topology = with(gateways, "s1", &facts, |local| local.mesh = true);
+        topology.problems.into_iter().filter(|problem| problem.object == "link eth0").collect::<Vec<_>>()
+    };
+    let both = cluster(["fd00:1::/64", "fd00:2::/64"]);
+    let problems = told(&both, 1349);
+    assert!(problems[0].what.contains("MTU of 1349"), "{problems:?}");
+    assert!(problems[0].remedy.contains("ip link set eth0 mtu 1350"), "{problems:?}");
+    assert_eq!(told(&both, 1350), []);
+    // The overlay is as small as it must be.
+    assert_eq!(told(&cluster(["10.1.0.0/24", "10.1.1.0/24"]), 1280), []);
+}
