@@ -209,7 +209,10 @@ pub(crate) fn load_or_create(directory: &Path, running: impl FnOnce() -> Option<
         None => (PrivateKey::generate(), Origin::Made),
     };
     let aside = match load(directory) {
-        Ok(Some(key)) => return Loaded { key, origin: Origin::File, problem: None },
+        Ok(Some(key)) => {
+            settle(directory);
+            return Loaded { key, origin: Origin::File, problem: None };
+        }
         Ok(None) => None,
         Err(Error::Damaged(file)) => match set_aside(&file) {
             Ok(aside) => Some(aside),
@@ -232,12 +235,21 @@ pub(crate) fn load_or_create(directory: &Path, running: impl FnOnce() -> Option<
         }
         // Another process was faster: its key is the node's.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match load(directory) {
-            Ok(Some(key)) => Loaded { key, origin: Origin::File, problem: None },
+            Ok(Some(key)) => {
+                settle(directory);
+                Loaded { key, origin: Origin::File, problem: None }
+            }
             Ok(None) => Loaded { key, origin, problem: Some(Error::NotKept { file, cause: error }) },
             Err(problem) => Loaded { key, origin, problem: Some(problem) },
         },
         Err(cause) => Loaded { key, origin, problem: Some(Error::NotKept { file, cause }) },
     }
+}
+
+/// Sees to it that a key that was read is still there after a power cut: another process may have put it there a moment ago, and
+/// whoever is told of it keeps it. A disk that takes nothing has nothing to lose.
+fn settle(directory: &Path) {
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
 /// Reads until the end or until the buffer is full.
