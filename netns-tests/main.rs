@@ -2,7 +2,8 @@
 //! oracle (`ip`, `bridge`, `nft`, `wg`, `ping`, `tcpdump`, `iperf3`, `conntrack`).
 //!
 //! They need root, and Debian's iproute2, nftables, iptables, ipset, wireguard-tools, wireguard-go, iputils-ping, iperf3,
-//! tcpdump, conntrack and socat. What is missing makes the test that wants it fail, and say so.
+//! tcpdump, conntrack and socat. What is missing makes the test that wants it fail, and say so. `CORAX_WIREGUARD` says whose
+//! WireGuard agents have: `kernel` or `userspace`; without it they choose.
 #![allow(unreachable_pub)] // a test has no outside
 
 mod admin;
