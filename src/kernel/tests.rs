@@ -1,6 +1,7 @@
 //! Each test in a network namespace of its own; the oracle is iproute2 and nft.
 
 mod classes;
+mod fake;
 mod foreign;
 mod random;
 mod raven;
