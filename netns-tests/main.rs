@@ -21,6 +21,7 @@ mod hostile;
 mod input;
 mod kube;
 mod lab;
+mod lacks;
 mod mtu;
 mod objects;
 mod packets;

@@ -3,6 +3,7 @@
 mod classes;
 mod fake;
 mod foreign;
+mod lacks;
 mod random;
 mod raven;
 pub(crate) mod support;
