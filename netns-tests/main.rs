@@ -25,6 +25,7 @@ mod lacks;
 mod mtu;
 mod objects;
 mod packets;
+mod prompt;
 mod raven;
 mod repair;
 mod selfcheck;
