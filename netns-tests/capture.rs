@@ -51,6 +51,11 @@ impl Capture {
         Self { tcpdump, file }
     }
 
+    /// The packets until now that match `filter`, a line each.
+    pub fn seen(&self, filter: &str) -> Vec<String> {
+        read(&self.file, filter)
+    }
+
     /// Ends it: the packets that match `filter`, a line each.
     pub fn end(self, filter: &str) -> Vec<String> {
         self.tcpdump.end(Signal::SIGTERM);

@@ -1,11 +1,13 @@
 //! An uninstall leaves nothing.
 
+use std::collections::BTreeSet;
+
 use nix::sys::signal::Signal;
 
-use crate::agent::{CORAX, SECRET, SOON};
+use crate::agent::{CORAX, SECRET, SOON, await_ready, metrics};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
-use crate::objects::{difference, everything};
+use crate::objects::{difference, everything, ours};
 use crate::space::Space;
 
 #[test]
@@ -105,6 +107,82 @@ fn plan_writes_nothing_and_prints_lines_of_iproute2() {
     let json: serde_json::Value =
         space.json(&format!("{CORAX} plan --node-name cloud-2 --source {source} -o json"));
     assert!(json.is_array() || json.is_object(), "{json}");
+}
+
+/// Carries a change of `corax plan` out with the programs that its lines name, as a person would who has the keys.
+fn carry_out(space: &Space, change: &str) {
+    let first = change.split_whitespace().next().expect("a word");
+    if ["ip", "bridge", "wg", "sysctl", "corax"].contains(&first) {
+        let preshared = format!("preshared-key <(printf {SECRET} | sha256sum | xxd -r -p | base64)");
+        let lines = change
+            .replace("private-key (hidden)", "private-key /var/lib/corax/wireguard.key")
+            .replace("preshared-key (hidden)", &preshared)
+            .replace("corax tunnel", &format!("{CORAX} tunnel"));
+        space.sh(&format!("set -e\n{lines}"));
+    } else {
+        space.nft(change);
+    }
+}
+
+#[test]
+fn what_plan_prints_is_taken_by_the_programs_that_it_names_and_leaves_an_agent_only_the_table_to_seal() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1)]);
+    lab.declare();
+    lab.write();
+    for name in ["cloud-1", "cloud-2"] {
+        let space = &lab.node(name).space;
+        space.run(&format!("{CORAX} key"));
+        let planned = space.json(&format!(
+            "env VPN_CONNECTION_PSK={SECRET} {CORAX} plan --node-name {name} --source {} \
+             --service-cidr 10.96.0.0/16 --service-cidr fd00:10:96::/112 -o json",
+            lab.source().display()
+        ));
+        let changes: Vec<&str> = planned["changes"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|line| line.as_str().expect("text"))
+            .collect();
+        let mut programs = BTreeSet::new();
+        for change in &changes {
+            programs.insert(change.split_whitespace().next().expect("a word").to_owned());
+            carry_out(space, change);
+        }
+        let gateway = name == "cloud-1";
+        for program in ["ip", "bridge", "sysctl"] {
+            assert!(programs.contains(program), "{name}: no line of {program}");
+        }
+        assert!(programs.contains("wg") == gateway, "{name}: {programs:?}");
+        assert!(changes.iter().any(|change| change.contains("table inet corax {")), "{name}: no table");
+        let by_hand = ours(space);
+        lab.start_agent(name, &[]);
+        let space = &lab.node(name).space;
+        await_ready(space);
+        let by_the_agent = ours(space);
+        let unsealed = |all: &BTreeSet<String>| -> BTreeSet<String> {
+            all.iter().filter(|line| !is_of_a_seal(line)).cloned().collect()
+        };
+        let (by_hand, by_the_agent) = (unsealed(&by_hand), unsealed(&by_the_agent));
+        assert!(by_hand == by_the_agent, "{name}:\n{}", difference(&by_hand, &by_the_agent));
+        // What nobody has sealed may have been altered by anybody, and a TUN device has an address that the kernel made up.
+        for (sample, count) in metrics(space) {
+            if sample.starts_with("corax_changes_total") && count > 0.0 {
+                let seal = sample.contains("object=\"nft_table\"");
+                let made_up = sample.contains("object=\"address\"") && sample.contains("verb=\"delete\"");
+                assert!(seal || (made_up && count <= 1.0), "{name}: {sample} {count}");
+            }
+        }
+    }
+    lab.start_agent("site-1", &[]);
+    await_ready(&lab.node("site-1").space);
+    lab.everyone_reaches_everyone();
+}
+
+/// The table's fingerprint and checksum, addresses by their form, by which the agent knows it again; and an address that the
+/// kernel made up for a TUN device.
+fn is_of_a_seal(line: &str) -> bool {
+    (line.contains("elements = {") && line.contains(':') && !line.contains(['/', '.']))
+        || (line.starts_with("raven-wg0") && line.contains("inet6 fe80:"))
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, CORAX, await_ready};
+use crate::lab::{Lab, Plan};
 use crate::space::Space;
 
 /// Gateway 192.168.1.1 and member 192.168.1.4 on one link, and a domain elsewhere.
@@ -89,4 +91,37 @@ fn device_vtep_fdb_and_neighbours_are_ravens() {
         let one = one.unwrap_or_else(|| panic!("{}: no {peer_address} in {neighbours}", space.name));
         assert_eq!((&one["lladdr"], &one["state"]), (&json!(peer_mac), &json!(["PERMANENT"])), "{one}");
     }
+}
+
+#[test]
+fn nodes_of_one_cluster_name_have_their_macs_of_it_and_reach_each_other() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2).mesh(), Plan::nat("site", 1)]);
+    lab.declare();
+    lab.write();
+    let names = ["cloud-1", "cloud-2", "site-1"];
+    let mut macs = Vec::new();
+    for cluster in ["kubernetes", "other"] {
+        for name in names {
+            lab.start_agent(name, &["--cluster-name", cluster]);
+        }
+        for name in names {
+            await_ready(&lab.node(name).space);
+        }
+        lab.everyone_reaches_everyone();
+        let mac = |name: &str| lab.node(name).space.json("ip -j link show raven0")[0]["address"].clone();
+        for (here, there) in [("cloud-1", "cloud-2"), ("cloud-2", "cloud-1")] {
+            let fdb = lab.node(here).space.json("bridge -j fdb show dev raven0");
+            let to = lab.node(there).address.to_string();
+            let entries = fdb.as_array().into_iter().flatten();
+            let of_it: Vec<_> = entries.filter(|entry| entry["dst"] == json!(to)).collect();
+            assert_eq!(of_it.len(), 1, "{here}, {cluster}: {fdb}");
+            assert_eq!(of_it[0]["mac"], mac(there), "{here}, {cluster}: {fdb}");
+        }
+        macs.extend(names.map(|name| (cluster, name, mac(name))));
+        for name in names {
+            lab.end_agent(name, Signal::SIGTERM);
+        }
+    }
+    let [before, after] = [macs.get(..3), macs.get(3..)].map(|half| half.expect("three nodes"));
+    assert!(before.iter().zip(after).all(|((.., one), (.., other))| one != other), "{macs:?}");
 }

@@ -1,48 +1,97 @@
 //! Services with an endpoint in another domain, with kube-proxy's rules and a masquerading CNI at both ends.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::kube::{Mode, NODE_PORT, SERVICE, proxy};
-use crate::lab::{Lab, Plan};
+use crate::kube::{Mode, NODE_PORT, forget, proxy, service};
+use crate::lab::{Lab, Node, Plan};
 use crate::space::Space;
 use crate::traffic::{PORT, fetch};
 
-/// Every way to a pod of another domain, from every kind of client.
-fn every_way(mode: Mode) {
-    let mut lab = Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+/// What of a node and its pod is of one family.
+struct Addresses {
+    /// The pod.
+    pod: IpAddr,
+    /// The node, on the underlay.
+    node: IpAddr,
+    /// The node, on its pods' side.
+    side: IpAddr,
+}
+
+impl Addresses {
+    const fn four(node: &Node) -> Self {
+        Self { pod: node.pod4(), node: node.address, side: node.side4() }
+    }
+
+    /// The node's underlay address is one that [`with_ipv6`] gives it.
+    fn six(node: &Node) -> Self {
+        let IpAddr::V6(pod) = node.pod6() else { panic!("{} is of IPv6", node.pod6()) };
+        let [a, b, network, number, ..] = pod.segments();
+        Self {
+            pod: pod.into(),
+            node: Ipv6Addr::new(0xfd00, 0x16, network, 0, 0, 0, 0, 0x10 + number).into(),
+            side: Ipv6Addr::new(a, b, network, number, 0xffff, 0xffff, 0xffff, 0xffff).into(),
+        }
+    }
+
+    fn of(node: &Node, six: bool) -> Self {
+        if six { Self::six(node) } else { Self::four(node) }
+    }
+}
+
+/// Two domains whose nodes have an IPv6 address too.
+fn with_ipv6() -> Lab {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    for node in lab.nodes() {
+        node.space.ip(&format!("address add {}/64 dev eth0 nodad", Addresses::six(node).node));
+    }
+    lab.declare();
+    lab.write();
+    lab.start_agents();
     lab.serve();
     lab.await_tunnels();
+    lab
+}
+
+/// Every way to a pod of another domain, from every kind of client.
+fn every_way(mode: Mode) {
+    let lab = with_ipv6();
     let mut failures = Vec::new();
     // The endpoint is on a member, on a gateway; the client is as well.
-    for (clients, endpoint) in
+    for (clients, endpoint, six) in
         [("cloud", "site-2"), ("cloud", "site-1"), ("site", "cloud-2"), ("site", "cloud-1")]
+            .into_iter()
+            .flat_map(|(clients, endpoint)| [false, true].map(|six| (clients, endpoint, six)))
     {
-        let backend = lab.node(endpoint).pod4();
+        let backend = Addresses::of(lab.node(endpoint), six).pod;
         for node in lab.nodes() {
-            node.space.sh("nft delete table ip kube-proxy 2>/dev/null; iptables -t nat -F; iptables -F; iptables -t nat -X; iptables -X; true");
-            proxy(mode, node, backend);
+            forget(node);
+            proxy(mode, node, Addresses::of(node, six).node, backend);
         }
         for node in lab.nodes().iter().filter(|node| node.domain == clients) {
-            let service = SocketAddr::new(SERVICE.parse().expect("an address"), 80);
-            let port = SocketAddr::new(node.address, NODE_PORT);
+            let own = Addresses::of(node, six);
+            let service = service(backend);
+            let port = SocketAddr::new(own.node, NODE_PORT);
             let pod = SocketAddr::new(backend, PORT);
             let router = lab.router(clients);
             let ways: [(&str, &Space, SocketAddr, IpAddr); 7] = [
-                ("pod to pod", &node.pod, pod, node.pod4()),
-                ("pod to ClusterIP", &node.pod, service, node.pod4()),
-                ("pod to NodePort", &node.pod, port, node.pod4()),
-                ("node to pod", &node.space, pod, node.side4()),
-                ("node to ClusterIP", &node.space, service, node.side4()),
-                ("node to NodePort", &node.space, port, node.side4()),
-                ("outside to NodePort", router, port, node.side4()),
+                ("pod to pod", &node.pod, pod, own.pod),
+                ("pod to ClusterIP", &node.pod, service, own.pod),
+                ("pod to NodePort", &node.pod, port, own.pod),
+                ("node to pod", &node.space, pod, own.side),
+                ("node to ClusterIP", &node.space, service, own.side),
+                ("node to NodePort", &node.space, port, own.side),
+                ("outside to NodePort", router, port, own.side),
             ];
             for (way, from, to, source) in ways {
                 match fetch(from, to, 20_000) {
                     Ok(seen) if seen == source => {}
                     Ok(seen) => {
-                        failures.push(format!("{way} of {endpoint} at {}: seen as {seen}", node.name));
+                        failures
+                            .push(format!("{way} {backend} of {endpoint} at {}: seen as {seen}", node.name));
                     }
-                    Err(why) => failures.push(format!("{way} of {endpoint} at {}: {why}", node.name)),
+                    Err(why) => {
+                        failures.push(format!("{way} {backend} of {endpoint} at {}: {why}", node.name));
+                    }
                 }
             }
         }

@@ -149,3 +149,6 @@ async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
         (StatusCode::SERVICE_UNAVAILABLE, format!("view {} is not applied:\n{failed}\n", view.revision))
     }
 }
+
+#[cfg(test)]
+mod tests;

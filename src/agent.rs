@@ -72,6 +72,15 @@ impl Heartbeat {
         self.last.store(self.begun.elapsed().as_secs(), Ordering::Relaxed);
     }
 
+    /// The same, so much later.
+    #[cfg(test)]
+    pub(crate) fn later(&self, by: Duration) -> Self {
+        Self {
+            begun: self.begun.checked_sub(by).expect("a clock goes back so far"),
+            last: Arc::clone(&self.last),
+        }
+    }
+
     /// Whether it turned of late.
     pub(crate) fn is_fresh(&self) -> bool {
         self.begun.elapsed().as_secs().saturating_sub(self.last.load(Ordering::Relaxed))

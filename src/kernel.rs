@@ -100,14 +100,17 @@ impl Kernel {
     /// Missing permission, no program nft, a kernel below the floor, with the remedy. What cannot be read later is
     /// unknown; at this first time it is an error.
     pub(crate) fn open() -> Result<Self, Error> {
-        Self::open_with_queue(Socket::QUEUE)
+        Self::open_with(Socket::QUEUE, Probes::ask)
     }
 
-    fn open_with_queue(queue: usize) -> Result<Self, Error> {
+    fn open_with(
+        queue: usize,
+        probe: impl FnOnce(&mut Socket) -> Result<Probes, Error>,
+    ) -> Result<Self, Error> {
         let mut requests = Socket::open(NETLINK_ROUTE, false)?;
-        let probes = Probes::ask(&mut requests)?;
-        if probes.is_too_old() {
-            return Err(Error::TooOld(probes.release.0, probes.release.1));
+        let probes = probe(&mut requests)?;
+        if let Some(error) = probes.refusal() {
+            return Err(error);
         }
         let mut kernel = Self {
             requests,

@@ -8,7 +8,7 @@ pub(crate) mod key;
 mod memory;
 pub(crate) mod process;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub(crate) mod userspace;
 
 use std::io;

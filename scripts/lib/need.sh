@@ -37,10 +37,15 @@ need_root() {
     [[ $(id -u) == 0 ]] || die "needs root: sudo $0"
 }
 
-# need_cargo: the Rust toolchain, and the C compiler that links and builds the cipher.
+# need_cargo: the Rust toolchain, as new as Cargo.toml asks for, and the C compiler that links and builds the cipher.
 need_cargo() {
+    local wanted version
     command -v cargo >/dev/null || PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || die "missing: cargo; install Rust from https://rustup.rs"
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "${BASH_SOURCE[0]%/*}/../../Cargo.toml")
+    command -v cargo >/dev/null || die "missing: cargo; install Rust $wanted or later by rustup, https://rustup.rs"
+    version=$(cargo --version | cut -d ' ' -f 2)
+    printf '%s\n' "$wanted" "$version" | sort -VC ||
+        die "Rust is too old: $version of $(command -v cargo); install $wanted or later by rustup, https://rustup.rs, or \`rustup update\`"
     need_tools cc=gcc
 }
 

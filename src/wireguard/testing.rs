@@ -1,8 +1,9 @@
 //! What every driver must do, whoever is behind it. The judge is `wg`.
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use corax_core::change::{AllowedUpdate, PeerUpdate, TunnelUpdate};
 use corax_core::key::{PresharedKey, PublicKey};
@@ -13,12 +14,13 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::Driver;
 use super::key::PrivateKey;
+use super::userspace::{self, Listener};
 
 /// The device of these tests.
-pub(super) const DEVICE: Device = Device::WireGuard(0);
+pub(crate) const DEVICE: Device = Device::WireGuard(0);
 
 /// Runs a test on a thread with a network and a `/run` of its own.
-pub(super) fn isolated(test: impl FnOnce() + Send) {
+pub(crate) fn isolated(test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("the test runs as root");
@@ -32,6 +34,35 @@ pub(super) fn isolated(test: impl FnOnce() + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// A `wireguard-go` that ends with its test.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts one for [`DEVICE`]; it answers.
+    pub(crate) fn start() -> Self {
+        let child = Command::new("wireguard-go")
+            .args(["-f", "raven-wg0"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("wireguard-go is installed");
+        let process = Self(child);
+        let end = Instant::now() + Duration::from_secs(10);
+        while userspace::listener(DEVICE).unwrap() != Listener::Present {
+            assert!(Instant::now() < end, "wireguard-go has no socket");
+            thread::sleep(Duration::from_millis(5));
+        }
+        process
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 /// Runs a program; what it printed.

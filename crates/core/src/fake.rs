@@ -1,7 +1,8 @@
 //! A kernel in memory: plays changes with the kernel's own conditions and side effects, as far as they matter to Corax.
 //!
 //! What it refuses, the kernel refuses; what it takes along, the kernel takes along (a link its addresses and routes, a
-//! nexthop its routes). The namespace tests compare the two.
+//! nexthop its routes). The kernel shell's tests play the same to both and compare what is observed. Not played is what a link's
+//! new hardware address takes along, which is its neighbours.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ pub enum Refusal {
     /// What it refers to is not there: a device, a nexthop, a source address, a table.
     #[error("{0} is not there")]
     Missing(String),
+    /// The device is there, and down.
+    #[error("{0} is down")]
+    Down(Device),
     /// It is there, and may not be twice.
     #[error("{0} is there already")]
     Exists(String),
@@ -64,7 +68,13 @@ impl FakeKernel {
                 self.state.addresses.insert(*address, *scope);
             }
             Change::DeleteAddress(address) => {
-                self.state.addresses.remove(address);
+                // IPv6's routes by the device lose their source with it; IPv4's keep it, in tables other than main.
+                if self.state.addresses.remove(address).is_some() && address.address.is_ipv6() {
+                    let by = Via::Device(address.device);
+                    let had = self.state.routes.values_mut().filter(|route| route.via == by);
+                    had.filter(|route| route.source == Some(address.address))
+                        .for_each(|route| route.source = None);
+                }
             }
             Change::PutFdb(mac, to) => {
                 self.device(Device::Overlay)?;
@@ -81,7 +91,7 @@ impl FakeKernel {
                 self.state.neighbours.remove(address);
             }
             Change::PutNexthop(id, gateway) => {
-                self.device(Device::Overlay)?;
+                self.up(Device::Overlay)?;
                 self.state.nexthops.insert(*id, *gateway);
             }
             Change::DeleteNexthop(id) => {
@@ -93,7 +103,7 @@ impl FakeKernel {
                     Via::Nexthop(id) if !self.state.nexthops.contains_key(&id) => {
                         return Err(Refusal::Missing(format!("nexthop {}", id.0)));
                     }
-                    Via::Device(device) => self.device(device)?,
+                    Via::Device(device) => self.up(device)?,
                     _ => {}
                 }
                 if let Some(source) = route.source
@@ -178,13 +188,15 @@ impl FakeKernel {
         self.drop_routes(device);
     }
 
-    /// A link goes down, as by `ip link set down`: its routes and nexthops go.
+    /// A link goes down, as by `ip link set down`: its routes, nexthops, neighbours and IPv6 addresses go.
     pub fn link_down(&mut self, device: Device) {
         if let Some(link) = self.state.links.get_mut(&device) {
             link.up = false;
         }
+        self.state.addresses.retain(|address, _| address.device != device || address.address.is_ipv4());
         if device == Device::Overlay {
             self.state.nexthops.clear();
+            self.state.neighbours.clear();
         }
         self.drop_routes(device);
     }
@@ -200,6 +212,14 @@ impl FakeKernel {
     fn device(&self, device: Device) -> Result<(), Refusal> {
         match self.state.links.get(&device) {
             Some(_) => Ok(()),
+            None => Err(Refusal::Missing(device.to_string())),
+        }
+    }
+
+    fn up(&self, device: Device) -> Result<(), Refusal> {
+        match self.state.links.get(&device) {
+            Some(link) if link.up => Ok(()),
+            Some(_) => Err(Refusal::Down(device)),
             None => Err(Refusal::Missing(device.to_string())),
         }
     }
@@ -256,3 +276,6 @@ fn set_peer(tunnel: &mut ObservedTunnel, key: crate::key::PublicKey, update: &Pe
         peer.peer.allowed.sort();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,14 +40,16 @@ peers_shown() {
     done | sort
 }
 
-# ends_differ GATEWAY: endpoints and handshakes by status, where wg shows others; a handshake within the seconds that it took
-# to ask counts as the same.
+# ends_differ GATEWAY: endpoints, handshakes and bytes by status, where wg shows others; a handshake within the seconds that it
+# took to ask counts as the same, and bytes are those between what wg shows before and after.
 ends_differ() {
-    local node=$1 before=$EPOCHSECONDS told dump key endpoint handshake age said
-    told=$(on "$node" "$corax" status -o json | jq -r '.tunnels[] | "\(.key) \(.endpoint) \(.handshakeAge)"')
+    local node=$1 before=$EPOCHSECONDS told first dump key endpoint handshake received sent age bytes_in bytes_out said
+    first=$(on "$node" wg show raven-wg0 dump | sed 1d)
+    told=$(on "$node" "$corax" status -o json |
+        jq -r '.tunnels[] | "\(.key) \(.endpoint) \(.handshakeAge) \(.received) \(.sent)"')
     dump=$(on "$node" wg show raven-wg0 dump | sed 1d)
-    while IFS=$'\t' read -r key _ endpoint _ handshake _; do
-        age=$(sed -n "s|^$key $endpoint \([0-9]*\)$|\1|p" <<<"$told")
+    while IFS=$'\t' read -r key _ endpoint _ handshake received sent _; do
+        read -r age bytes_in bytes_out < <(sed -n "s|^$key $endpoint \([0-9]* [0-9]* [0-9]*\)$|\1|p" <<<"$told") || true
         said="$node: wg shows $key at $endpoint"
         if [[ ! $age ]]; then
             echo "$said, status: $told"
@@ -55,9 +57,23 @@ ends_differ() {
             echo "$said without a handshake"
         elif ((handshake < before - age - 2 || handshake > EPOCHSECONDS - age + 2)); then
             echo "$said with a handshake $((EPOCHSECONDS - handshake)) s old, status: $age s"
+        elif ! between "$(bytes_of "$key" 6 "$first")" "$bytes_in" "$received"; then
+            echo "$said with $received bytes received, status: $bytes_in"
+        elif ! between "$(bytes_of "$key" 7 "$first")" "$bytes_out" "$sent"; then
+            echo "$said with $sent bytes sent, status: $bytes_out"
         fi
     done <<<"$dump"
     [[ $(wc -l <<<"$told") == "$(wc -l <<<"$dump")" ]] || echo "$node: wg shows $dump, status: $told"
+}
+
+# bytes_of KEY FIELD DUMP: a field of a peer; traffic has gone by each.
+bytes_of() {
+    awk -F '\t' -v key="$1" -v field="$2" '$1 == key { print $field }' <<<"$3"
+}
+
+# between LEAST NUMBER MOST: whether it is, and is more than nothing.
+between() {
+    (($2 > 0 && $1 <= $2 && $2 <= $3))
 }
 
 # tunnels_differ: what is not as it should be, a line for each gateway.

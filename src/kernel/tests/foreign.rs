@@ -7,7 +7,7 @@ use corax_core::object::{Device, LinkKind, NexthopId, Route, RouteKey, Sysctl, T
 use corax_core::raven::Leftover;
 
 use super::support::*;
-use crate::kernel::{FactsQuery, Kernel, Lack, Probes};
+use crate::kernel::{FactsQuery, Kernel, Lack};
 
 fn facts(kernel: &mut Kernel) -> Facts {
     kernel.drain();
@@ -116,18 +116,6 @@ fn what_stands_in_the_way_is_a_problem_with_its_remedy() {
         let found = facts(&mut kernel);
         assert_eq!(found.problems[0].object, "net.ipv4.ip_forward");
         assert_eq!(found.problems[0].remedy, "sysctl -w net.ipv4.ip_forward=1");
-    });
-}
-
-#[test]
-fn what_the_kernel_lacks_is_a_problem() {
-    in_namespace(|| {
-        let mut kernel = Kernel::open().unwrap();
-        assert!(kernel.probes_mut().vxlan && kernel.probes_mut().nexthops);
-        *kernel.probes_mut() = Probes { release: (4, 19), vxlan: false, nexthops: true };
-        let found = facts(&mut kernel);
-        let objects = found.problems.iter().filter(|problem| problem.object == "kernel 4.19").count();
-        assert_eq!(objects, 2, "{:?}", found.problems);
     });
 }
 

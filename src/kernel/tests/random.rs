@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use corax_core::change::Change;
 
 use super::support::*;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Probes};
 
 /// Random numbers that are the same in every run of one seed (xorshift64).
 struct Random(u64);
@@ -83,7 +83,7 @@ fn play(seed: u64, steps: usize, queue: Option<usize>) {
     in_namespace(move || {
         let mut random = Random::new(seed);
         let mut kernel = match queue {
-            Some(queue) => Kernel::open_with_queue(queue).unwrap(),
+            Some(queue) => Kernel::open_with(queue, Probes::ask).unwrap(),
             None => Kernel::open().unwrap(),
         };
         let changes = every_class();

@@ -445,6 +445,11 @@ proptest! {
         let by = turn.min(unique.len());
         unique.rotate_left(by);
         prop_assert_eq!(&build(&unique), &view);
+        for node in unique.iter_mut().flat_map(|gateway| &mut gateway.status.as_mut().unwrap().nodes) {
+            let by = turn.min(node.subnets.len());
+            node.subnets.rotate_left(by);
+        }
+        prop_assert_eq!(&build(&unique), &view, "of the subnets");
     }
 
     #[test]

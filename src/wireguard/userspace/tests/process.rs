@@ -1,43 +1,11 @@
 //! Against Debian's `wireguard-go`.
 
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
-
 use corax_core::change::TunnelUpdate;
 
 use super::super::{Listener, Userspace, listener};
 use crate::wireguard::Driver;
 use crate::wireguard::key::PrivateKey;
-use crate::wireguard::testing::{self, DEVICE, isolated};
-
-/// A `wireguard-go` that ends with its test.
-struct Process(Child);
-
-impl Process {
-    fn start() -> Self {
-        let child = Command::new("wireguard-go")
-            .args(["-f", "raven-wg0"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("wireguard-go is installed");
-        let process = Self(child);
-        let end = Instant::now() + Duration::from_secs(10);
-        while listener(DEVICE).unwrap() != Listener::Present {
-            assert!(Instant::now() < end, "wireguard-go has no socket");
-            thread::sleep(Duration::from_millis(5));
-        }
-        process
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
+use crate::wireguard::testing::{self, DEVICE, Process, isolated};
 
 /// Runs a test with a process of its own.
 fn with_process(test: impl FnOnce(&mut Userspace, &PrivateKey) + Send) {
