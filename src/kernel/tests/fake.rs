@@ -49,12 +49,12 @@ impl Both {
         for change in changes {
             self.fake.apply(change).unwrap_or_else(|refusal| panic!("the fake: {change}: {refusal}"));
         }
-        for (change, result) in changes.iter().zip(self.to_the_kernel(changes)) {
+        for (change, result) in changes.iter().zip(self.apply_to_the_kernel(changes)) {
             result.unwrap_or_else(|error| panic!("the kernel: {change}: {error}"));
         }
     }
 
-    pub(super) fn to_the_kernel(&mut self, changes: &[Change]) -> Vec<Result<(), Box<ApplyError>>> {
+    pub(super) fn apply_to_the_kernel(&mut self, changes: &[Change]) -> Vec<Result<(), Box<ApplyError>>> {
         let Self { real, driver, tunnel, .. } = self;
         real.apply(changes, &mut |change: &Change| {
             let done = match change {
@@ -298,7 +298,7 @@ fn both_refuse(both: &mut Both, changes: Vec<Change>) {
     let before = both.observed();
     for change in changes {
         let fake = both.fake.apply(&change);
-        let real = both.to_the_kernel(std::slice::from_ref(&change)).pop().unwrap();
+        let real = both.apply_to_the_kernel(std::slice::from_ref(&change)).pop().unwrap();
         assert!(fake.is_err() && real.is_err(), "{change}: the fake {fake:?}, the kernel {real:?}");
         both.are_alike(&change.to_string());
     }

@@ -73,7 +73,7 @@ fn without_vxlan_the_tunnel_its_rules_and_the_twins_stand() {
         for round in 0..3 {
             let changes = with_its_link_set(plan(&desired, &both.observed()));
             let names_overlay = |change: &Change| change.to_string().contains(&Device::Overlay.to_string());
-            let results = both.to_the_kernel(&changes);
+            let results = both.apply_to_the_kernel(&changes);
             for (change, result) in changes.iter().zip(results) {
                 assert!(
                     result.is_ok() || names_overlay(change) || rests_on_nexthop(change),
