@@ -270,6 +270,25 @@ fn counted(space: &Space, reason: &str) -> (u64, u64) {
 }
 
 #[test]
+fn where_both_devices_are_somebody_elses_the_nft_lock_holds() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2), Plan::nat("site", 1)]);
+    lab.declare();
+    lab.write();
+    lab.node("cloud-1").space.sh("ip link add raven0 type bridge; ip link add raven-wg0 type bridge");
+    lab.start_agents_of(&["cloud-1"]);
+    let space = &lab.node("cloud-1").space;
+    eventually("the lock is there", SOON, || space.try_run("nft list chain inet corax lock"));
+    lab.end_agent("cloud-1", Signal::SIGKILL);
+    lab.node("cloud-1").space.sh(FLUSH_ROUTES);
+    let before = locked(&lab, "cloud-1");
+    let leak = Capture::start(&lab.node("cloud-1").space, "eth0", "out", LEAK_IN_CLOUD, lab.scratch());
+    shout(&lab, &["cloud-1"], "site-1");
+    assert_eq!(leak.end(""), Vec::<String>::new());
+    let after = locked(&lab, "cloud-1");
+    assert!(after >= before + 10, "the lock counted {} of 10 packets or more", after - before);
+}
+
+#[test]
 fn with_the_nft_table_gone_the_unreachable_routes_hold() {
     let mut lab = two_domains();
     for rp_filter in ["0", "2"] {

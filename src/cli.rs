@@ -84,11 +84,17 @@ pub(crate) struct OutputArgs {
     pub output: Output,
 }
 
+const ENVIRONMENT: &str = "\
+Environment:
+  VPN_CONNECTION_PSK  The cluster's secret, of which the preshared key is made; the same on all gateway nodes";
+
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Keep this node's network as the Gateways ask
+    #[command(after_help = ENVIRONMENT)]
     Agent(Box<AgentArgs>),
     /// Show what the agent would change, as lines of iproute2, nft and wg
+    #[command(after_help = ENVIRONMENT)]
     Plan(Box<command::plan::PlanArgs>),
     /// Show what a running agent says of itself
     Status(command::status::StatusArgs),

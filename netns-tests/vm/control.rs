@@ -97,9 +97,9 @@ impl Traffic {
         judge(self.began, &Witnesses { controls, overruns: self.overruns.so_far() }, &flows, &self.happened)
     }
 
-    /// Ends the flows: nothing was lost, and most of what happened did so before witnesses.
+    /// Ends the flows: nothing was lost, and most of what happened did so before witnesses. How much of each was.
     #[track_caller]
-    pub(crate) fn lost_nothing(self) {
+    pub(crate) fn lost_nothing(self) -> BTreeMap<String, usize> {
         let sent = self.sent();
         let (all, judgement) = (self.happened.len(), self.stop());
         judgement.nothing_lost();
@@ -108,6 +108,7 @@ impl Traffic {
             2 * judgement.packets >= sent && 2 * judgement.happened.values().sum::<usize>() >= all,
             "this machine is too busy to tell: of {sent} packets and {all} happenings: {judgement:?}"
         );
+        judgement.happened
     }
 
     /// Lets the flows go on for a while, and ends them: however much was lost, none of them was silent for so long.

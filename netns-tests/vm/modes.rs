@@ -2,8 +2,6 @@
 
 use std::process::Stdio;
 
-use serde_json::Value;
-
 use crate::agent::{SOON, await_ready, status};
 use crate::await_::eventually;
 use crate::control::Traffic;

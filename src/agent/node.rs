@@ -460,9 +460,9 @@ fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
     }
     let log = args.state.state_dir.join(process::log_name(device));
     let started = process::spawn(device, Some(&log)).or_else(|error| {
-        // A disk that takes no log must not cost the tunnel.
+        // A disk that takes no log must not cost the tunnel. Why it did not start is told by the one with a log.
         debug!(%error, "the tunnel starts without a log");
-        process::spawn(device, None)
+        process::spawn(device, None).map_err(|_| error)
     });
     Ok(started?)
 }

@@ -232,8 +232,9 @@ impl Reconciler {
         }
         self.mtu.leave(&self.decision.desired);
         let Converged { done, last, unread, unsure } = self.node.converge(&self.decision.desired);
-        if let (false, Some(first)) = (new_view, done.iter().find(|step| step.error.is_none())) {
-            info!(changes = done.len(), first = Report::line(&first.change), "the kernel was repaired");
+        let mut made = done.iter().filter(|step| step.error.is_none());
+        if let (false, Some(first)) = (new_view, made.next()) {
+            info!(changes = 1 + made.count(), first = Report::line(&first.change), "the kernel was repaired");
         }
         let mut failed = refusals::told(&done, &unread, Report::KEPT);
         failed.extend(unsure.map(Told::from));

@@ -14,7 +14,7 @@ pub(crate) struct KeyArgs {
     state: StateArgs,
 }
 
-/// Prints it, and makes the key where there is none.
+/// Prints it, and makes the key where there is none. One that was damaged is made anew, with a word on standard error.
 ///
 /// # Errors
 /// Where there is no key and none can be kept.
@@ -25,8 +25,10 @@ pub(crate) fn run(args: &KeyArgs) -> anyhow::Result<()> {
     let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });
-    if let Some(problem) = loaded.problem {
-        return Err(problem.into());
+    match loaded.problem {
+        Some(problem @ wireguard::key::Error::SetAside { .. }) => eprintln!("corax: {problem}"),
+        Some(problem) => return Err(problem.into()),
+        None => {}
     }
     print_line(loaded.key.public())?;
     Ok(())

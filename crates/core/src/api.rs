@@ -19,6 +19,9 @@ pub const EXTRA_CIDRS: &str = "raven.openyurt.io/extra-allowed-source-cidrs";
 /// `type` of an endpoint for L3 tunnels.
 pub const TUNNEL: &str = "tunnel";
 
+/// `type` of an endpoint for the L7 proxy.
+pub const PROXY: &str = "proxy";
+
 /// Key of an endpoint's `config` that holds its public key.
 pub const PUBLIC_KEY: &str = "publicKey";
 

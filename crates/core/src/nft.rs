@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
+use std::iter;
 use std::net::IpAddr;
 
 use sha2::{Digest, Sha256};
@@ -130,6 +131,8 @@ impl Ruleset {
     fn chains(&self) -> String {
         let mut text = String::new();
         let ours: Vec<String> = self.devices.iter().map(|device| format!("\"{device}\"")).collect();
+        let exempt =
+            iter::once("\"lo\"").chain(ours.iter().map(String::as_str)).collect::<Vec<_>>().join(", ");
         let ours = ours.join(", ");
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
@@ -217,7 +220,7 @@ impl Ruleset {
             "	}}
 	chain lock {{
 		type filter hook postrouting priority 1000; policy accept;
-		oifname != {{ \"lo\", {ours} }} jump locked
+		oifname != {{ {exempt} }} jump locked
 	}}
 	chain locked {{
 		meta nfproto ipv4 ip daddr @remote4 counter name plaintext_lock drop
@@ -225,7 +228,16 @@ impl Ruleset {
 	}}
 "
         );
-        text
+        // A rule about a device that is somebody else's is left out; nft knows no empty set. The lock stands in any case.
+        let is_absent = |line: &str| {
+            (self.devices.is_empty() && line.contains("name {  }"))
+                || (!self.devices.contains(&overlay) && line.contains(&format!("iifname \"{overlay}\"")))
+        };
+        let mut kept = String::with_capacity(text.len());
+        for line in text.split_inclusive('\n').filter(|line| !is_absent(line)) {
+            kept.push_str(line);
+        }
+        kept
     }
 }
 
@@ -274,6 +286,18 @@ mod tests {
         assert_eq!(one.fingerprint(), other.fingerprint());
         other.mss4 = 1300;
         assert_ne!(one.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn without_a_device_of_ours_the_lock_stands_and_nothing_is_said_of_others_devices() {
+        let chains = Ruleset { devices: Vec::new(), ..ruleset() }.chains();
+        assert!(chains.contains("oifname != { \"lo\" } jump locked"), "{chains}");
+        assert!(!chains.contains("raven") && !chains.contains("{  }"), "{chains}");
+        let chains = Ruleset { devices: vec![Device::WireGuard(0)], ..ruleset() }.chains();
+        assert!(
+            !chains.contains("raven0") && chains.contains("iifname { \"raven-wg0\" } jump transit"),
+            "{chains}"
+        );
     }
 
     #[test]

@@ -222,7 +222,8 @@ impl Topology {
             format!("node {node}"),
             "is a member of no Gateway: nothing is steered, and no lock keeps packets for other domains from leaving in \
              plaintext",
-            "label the node raven.openyurt.io/gateway=<gateway>, or correct --node-name",
+            "add it to status.nodes of a Gateway (where a controller fills that: label the node \
+             raven.openyurt.io/gateway=<gateway>), or correct --node-name",
         );
         Self { problems: vec![problem], ..Self::default() }
     }

@@ -1,7 +1,8 @@
 //! The nftables table: adopted when it is as it was left, seen when anything of it changes.
 
 use corax_core::change::Change;
-use corax_core::object::SetRole;
+use corax_core::nft::Ruleset;
+use corax_core::object::{Device, SetRole};
 use corax_core::observed::NftTable;
 use corax_core::prefix::Family;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +30,19 @@ fn a_restart_adopts_the_table_without_a_write() {
         kernel.resync().unwrap();
         assert!(intact(&kernel));
         assert_eq!(shown, sh("nft list ruleset"));
+    });
+}
+
+#[test]
+fn a_table_is_made_where_no_device_is_ours() {
+    in_namespace(|| {
+        let mut kernel = Kernel::open().unwrap();
+        for devices in [vec![], vec![Device::WireGuard(0)], vec![]] {
+            let ruleset = Ruleset { devices, ..ruleset() };
+            apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset), vec![])]);
+            assert!(intact(&kernel));
+            assert!(sh("nft list chain inet corax lock").contains("jump locked"));
+        }
     });
 }
 

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Domain, GatewayNode, Member, Settings};
-use crate::api::{ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, GatewayStatus, NodeInfo, PUBLIC_KEY, TUNNEL};
+use crate::api::{
+    ENABLE_L3, EXTRA_CIDRS, Endpoint, Gateway, GatewayStatus, NodeInfo, PROXY, PUBLIC_KEY, TUNNEL,
+};
 use crate::key::PublicKey;
 use crate::mac::Mac;
 use crate::name::{DomainName, NodeName};
@@ -250,9 +252,15 @@ fn parse_gateways(
 ) -> Vec<GatewayNode> {
     let mut gateways: Vec<GatewayNode> = Vec::new();
     let mut taken: BTreeMap<SocketAddr, NodeName> = BTreeMap::new();
-    for endpoint in active.iter().filter(|endpoint| endpoint.kind == TUNNEL) {
+    for endpoint in active.iter().filter(|endpoint| endpoint.kind != PROXY) {
         let object = format!("{object}, endpoint {}", endpoint.node_name);
         let mut refuse = |what: String, remedy: &str| problems.push(Problem::new(&object, what, remedy));
+        if endpoint.kind != TUNNEL {
+            let what =
+                format!("its type {:?} is neither tunnel nor proxy, the endpoint is left out", endpoint.kind);
+            refuse(what, "correct its type in status.activeEndpoints");
+            continue;
+        }
         if endpoint.config.get(ENABLE_L3).is_some_and(|value| value == "false") {
             continue;
         }
@@ -260,7 +268,8 @@ fn parse_gateways(
         let Some(member) = member else {
             refuse(
                 "its node is no member of the domain, the endpoint is left out".to_owned(),
-                "label the node raven.openyurt.io/gateway=<gateway>, or name another",
+                "add it to status.nodes (where a controller fills that: label the node \
+                 raven.openyurt.io/gateway=<gateway>), or name another",
             );
             continue;
         };

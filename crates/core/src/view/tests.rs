@@ -222,6 +222,7 @@ fn endpoints_are_checked_each_by_itself() {
         .endpoint(Endpoint { port: Some(70000), ..endpoint("s1") })
         .endpoint(Endpoint { public_ip: "nowhere".to_owned(), ..endpoint("s1") })
         .endpoint(Endpoint { kind: "proxy".to_owned(), ..endpoint("s1") })
+        .endpoint(Endpoint { kind: "tunel".to_owned(), ..endpoint("s1") })
         .public("s2", "203.0.113.2")
         .public("s2", "203.0.113.3");
     let view = build(&[site.into()]);
@@ -233,6 +234,7 @@ fn endpoints_are_checked_each_by_itself() {
         "port 70000",
         "publicIP \"nowhere\"",
         "endpoint s2: given twice",
+        "endpoint s1: its type \"tunel\" is neither tunnel nor proxy",
     ] {
         assert!(told(&view, what), "{what}: {:?}", view.problems);
     }
