@@ -204,7 +204,8 @@ impl Kernel {
         self.mirror.changed = false;
     }
 
-    /// Reads everything anew: at start, and from time to time against what no event tells.
+    /// Reads everything anew, of nftables where there was a transaction since: at start, and from time to time against what no
+    /// event tells.
     ///
     /// # Errors
     /// What could not be read first; its part of [`Observed`] is unknown.

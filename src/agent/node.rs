@@ -20,7 +20,7 @@ use corax_core::problem::Problem;
 use corax_core::raven::Gate;
 use corax_core::topology::{Local, Role, Topology};
 use corax_core::view::{Domain, View};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
 use crate::kernel::{ApplyError, FactsQuery, Kernel, UdpPort, port_taken};
@@ -459,12 +459,7 @@ fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
         return Err(TunnelError::External(device));
     }
     let log = args.state.state_dir.join(process::log_name(device));
-    let started = process::spawn(device, Some(&log)).or_else(|error| {
-        // A disk that takes no log must not cost the tunnel. Why it did not start is told by the one with a log.
-        debug!(%error, "the tunnel starts without a log");
-        process::spawn(device, None).map_err(|_| error)
-    });
-    Ok(started?)
+    Ok(process::spawn(device, Some(&log))?)
 }
 
 /// Why a tunnel is not as it should be.

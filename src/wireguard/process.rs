@@ -13,6 +13,7 @@ use std::time::Duration;
 use corax_core::object::Device;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use tracing::debug;
 
 use super::Error;
 
@@ -55,8 +56,11 @@ fn own_binary() -> PathBuf {
 }
 
 fn start(program: &Path, device: Device, log: Option<&Path>, limit: Duration) -> Result<(), Error> {
-    let mut log =
-        Log::open(log).map_err(|error| failed(device, &format!("its log cannot be opened: {error}"), ""))?;
+    let mut log = Log::open(log).unwrap_or_else(|error| {
+        // A disk that takes no log must not cost the tunnel.
+        debug!(%error, "the tunnel starts without a log");
+        Log::NOWHERE
+    });
     let (output, errors) = (log.stdio(), log.stdio());
     let child = Command::new(program)
         .arg("tunnel")
@@ -108,8 +112,10 @@ struct Log {
 }
 
 impl Log {
+    const NOWHERE: Self = Self { file: None, from: 0 };
+
     fn open(path: Option<&Path>) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Self { file: None, from: 0 }) };
+        let Some(path) = path else { return Ok(Self::NOWHERE) };
         if fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > LONGEST) {
             let mut previous = path.as_os_str().to_owned();
             previous.push(PREVIOUS);

@@ -202,17 +202,18 @@ impl Topology {
         if !prefixes.any(|prefix| prefix.family() == Family::V6) {
             return None;
         }
-        let holds = |(network, _): &(&Prefix, &String)| network.contains(own);
-        let link = facts.networks.iter().find(holds).map_or("of the underlay", |(_, link)| link.as_str());
+        let holders = facts.networks.iter().filter(|(network, _)| network.contains(own));
+        let link = holders.max_by_key(|(network, _)| network.length()).map(|(_, link)| link.as_str());
         Some(Problem::new(
-            format!("link {link}"),
+            link.map_or_else(|| format!("the link of {own}"), |link| format!("link {link}")),
             format!(
                 "has an MTU of {mtu}, and the overlay, which goes over it by IPv6, needs {least}: packets of more than {} bytes do not \
                  reach the domain's other nodes",
                 mtu.saturating_sub(vxlan_overhead(Family::V6))
             ),
             format!(
-                "raise it to {least}, on all that is between the domain's nodes: ip link set {link} mtu {least}"
+                "raise it to {least}, on all that is between the domain's nodes: ip link set {} mtu {least}",
+                link.unwrap_or("DEVICE")
             ),
         ))
     }

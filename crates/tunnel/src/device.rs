@@ -195,7 +195,7 @@ impl Device {
         if workers > 1
             && let Err(error) = steering::by_receiver(sockets[0].fd(), workers as u32)
         {
-            tracing::debug!(%error, "a peer's messages come to the worker that its address leads to");
+            tracing::warn!(%error, "a peer's messages come to the worker that its address leads to");
         }
         Ok(sockets)
     }

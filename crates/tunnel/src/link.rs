@@ -40,10 +40,10 @@ impl Link {
         let name = sys::tun_name(tun.fd())?;
         let namespace = sys::tun_namespace(tun.fd())?;
         // A thread may be in another namespace than its process.
-        let look = thread::spawn(move || {
+        let look = thread::Builder::new().spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET)?;
             Self::watch(&name)?.news()
-        });
+        })?;
         look.join().map_err(|_| io::ErrorKind::Other)?
     }
 

@@ -368,7 +368,8 @@ fn an_underlay_of_ipv6_that_is_too_small_for_the_overlay_is_told_with_link_and_r
         [domain("six").node("s1", "fd00:16::1", &pods[..1]).node("s2", "fd00:16::2", &pods[1..]).into()]
     };
     let told = |gateways: &[Gateway], mtu: u32| {
-        let networks = [("fd00:16::/64".parse().unwrap(), "eth0".to_owned())].into();
+        let networks = [("fd00:16::/48", "dummy0"), ("fd00:16::/64", "eth0"), ("fd00:17::/96", "eth1")];
+        let networks = networks.map(|(network, link)| (network.parse().unwrap(), link.to_owned())).into();
         let facts = Facts { underlay_mtu: mtu, networks, ..Facts::default() };
         let topology = with(gateways, "s1", &facts, |local| local.mesh = true);
         topology.problems.into_iter().filter(|problem| problem.object == "link eth0").collect::<Vec<_>>()
