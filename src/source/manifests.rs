@@ -216,15 +216,16 @@ impl From<String> for Bad {
 }
 
 fn load(path: &Path, object: &str) -> Result<Loaded, Bad> {
-    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err("is no regular file".to_owned().into());
+        let remedy = "put a regular file there, or remove it".to_owned();
+        return Err(Bad { what: "is no regular file".to_owned(), remedy });
     }
     let length = metadata.len();
     if length > LARGEST {
         return Err(format!("is {length} bytes long, more than {LARGEST}").into());
     }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
     if text.trim().is_empty() {
         return Err("is empty".to_owned().into());
     }
@@ -267,6 +268,17 @@ fn load(path: &Path, object: &str) -> Result<Loaded, Bad> {
         return Err(Bad { what, remedy });
     }
     Ok(loaded)
+}
+
+/// Why a file cannot be read, which is one thing to mend, and what it says another.
+fn unreadable(error: std::io::Error) -> Bad {
+    use std::io::ErrorKind;
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => "let the agent read the file",
+        ErrorKind::InvalidData => "write it in UTF-8",
+        _ => "see that the file can be read",
+    };
+    Bad { what: error.to_string(), remedy: remedy.to_owned() }
 }
 
 /// What is told of an object that is no Gateway.

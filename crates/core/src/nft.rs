@@ -136,10 +136,10 @@ impl Ruleset {
         let ours = ours.join(", ");
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
-        // A VXLAN socket hears broadcasts and groups as well. Transit is untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the
-        // outer packet gets it masqueraded. An answer to a client outside, who came by a NodePort and has a source of
-        // this node's since, is to leave by the main table: rule 99. Both NATs have to be there: a CNI that masquerades
-        // alone, while this table is missing, makes no such client of a pod.
+        // A VXLAN socket hears broadcasts and groups as well. Transit is untracked because a gateway may see one direction
+        // only; VXLAN because a mark that is kept on the outer packet gets it masqueraded. An answer to a client outside, who
+        // came by a NodePort and has a source of this node's since, is to leave by the main table: rule 99. Both NATs have to
+        // be there: a CNI that masquerades alone, while this table is missing, makes no such client of a pod.
         let _ = write!(
             text,
             "	chain guard_prerouting {{

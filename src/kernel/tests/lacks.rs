@@ -9,7 +9,7 @@ use corax_core::sample::demo;
 use super::fake::{Both, desire, with_its_link_set};
 use super::support::*;
 use crate::kernel::socket::Socket;
-use crate::kernel::{Error, FactsQuery, Kernel, Probes};
+use crate::kernel::{FactsQuery, Kernel, Probes};
 use crate::wireguard::key::PrivateKey;
 use crate::wireguard::testing::isolated;
 
@@ -42,15 +42,6 @@ fn a_kernel_that_cannot_serve_is_refused_with_the_remedy() {
             assert!(opened.is_ok(), "{release:?}");
         });
     }
-}
-
-#[test]
-fn what_may_not_be_asked_is_refused_at_start() {
-    in_namespace(|| {
-        let opened = Kernel::open_with(Socket::QUEUE, |_| Err(Error::Capability));
-        let told = opened.err().expect("it is refused").to_string();
-        assert!(told.contains("CAP_NET_ADMIN"), "{told}");
-    });
 }
 
 /// On a gateway in mesh, which has use of everything.
