@@ -60,6 +60,8 @@ impl Both {
             let done = match change {
                 Change::AddLink(device, _) => {
                     assert_eq!(*device, DEVICE);
+                    // The one before may answer still, as it ends.
+                    drop(tunnel.take());
                     *tunnel = Some(Process::start());
                     Ok(())
                 }
