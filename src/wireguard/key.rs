@@ -249,7 +249,9 @@ pub(crate) fn load_or_create(directory: &Path, running: impl FnOnce() -> Option<
 /// Sees to it that a key that was read is still there after a power cut: another process may have put it there a moment ago, and
 /// whoever is told of it keeps it. A disk that takes nothing has nothing to lose.
 fn settle(directory: &Path) {
-    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    for path in [&directory.join(FILE), directory] {
+        let _ = File::open(path).and_then(|opened| opened.sync_all());
+    }
 }
 
 /// Reads until the end or until the buffer is full.
