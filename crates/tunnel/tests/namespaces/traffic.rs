@@ -1,7 +1,8 @@
 //! Traffic whose every byte is looked at.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread::JoinHandle;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -58,29 +59,11 @@ pub(crate) fn tcp(from: &Host, to: &Host, address: &str, bytes: usize) {
 /// and be answered by itself before the next few are sent, so that none may be missing.
 #[track_caller]
 pub(crate) fn udp(from: &Host, to: &Host, address: &str, largest: usize) {
-    let (port, listening) = std::sync::mpsc::channel();
-    let bind = address.to_owned();
     const COUNT: usize = 400;
     const WINDOW: usize = 20;
-    let server = to.within(move || {
-        let socket = UdpSocket::bind((bind.as_str(), 0)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        port.send(socket.local_addr().unwrap()).unwrap();
-        let mut buffer = vec![0; 1 << 16];
-        for index in 0..COUNT {
-            let (length, peer) = socket.recv_from(&mut buffer).unwrap();
-            assert_eq!(buffer[..length], datagram(index, largest), "datagram {index}");
-            if (index + 1) % WINDOW == 0 {
-                socket.send_to(&[1], peer).unwrap();
-            }
-        }
-    });
-    let address = listening.recv().unwrap();
+    let (server, address) = udp_server(to, address, COUNT, WINDOW, move |index| datagram(index, largest));
     let client = from.within(move || {
-        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.connect(address).unwrap();
+        let socket = udp_client(address);
         for index in 0..COUNT {
             socket.send(&datagram(index, largest)).unwrap();
             if (index + 1) % WINDOW == 0 {
@@ -99,37 +82,55 @@ pub(crate) fn udp_trains(from: &Host, to: &Host, address: &str) {
     const TRAINS: usize = 40;
     const TRAIN: usize = 10;
     const SIZE: usize = 1200;
-    let (port, listening) = std::sync::mpsc::channel();
-    let bind = address.to_owned();
-    let server = to.within(move || {
-        let socket = UdpSocket::bind((bind.as_str(), 0)).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        port.send(socket.local_addr().unwrap()).unwrap();
-        let mut buffer = vec![0; 1 << 16];
-        for index in 0..TRAINS * TRAIN {
-            let (length, peer) = socket.recv_from(&mut buffer).unwrap();
-            let sent: Vec<u8> = (0..SIZE).map(|at| byte(index * SIZE + at)).collect();
-            assert_eq!(buffer[..length], sent, "datagram {index}");
-            if (index + 1) % TRAIN == 0 {
-                socket.send_to(&[1], peer).unwrap();
-            }
-        }
-    });
-    let address = listening.recv().unwrap();
+    let bytes = |from: usize, length: usize| -> Vec<u8> { (from..from + length).map(byte).collect() };
+    let (server, address) =
+        udp_server(to, address, TRAINS * TRAIN, TRAIN, move |index| bytes(index * SIZE, SIZE));
     let client = from.within(move || {
-        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let socket = udp_client(address);
         setsockopt(&socket, sockopt::UdpGsoSegment, &(SIZE as i32)).unwrap();
-        socket.connect(address).unwrap();
         for train in 0..TRAINS {
-            let bytes: Vec<u8> = (0..TRAIN * SIZE).map(|at| byte(train * TRAIN * SIZE + at)).collect();
-            socket.send(&bytes).unwrap();
+            socket.send(&bytes(train * TRAIN * SIZE, TRAIN * SIZE)).unwrap();
             socket.recv(&mut [0; 8]).unwrap();
         }
     });
     server.join().unwrap();
     client.join().unwrap();
+}
+
+/// Takes `count` datagrams on an address of a host, each of which must be the next of `expected`, and answers after every
+/// `window` of them. Returns where it listens.
+fn udp_server(
+    host: &Host,
+    address: &str,
+    count: usize,
+    window: usize,
+    expected: impl Fn(usize) -> Vec<u8> + Send + 'static,
+) -> (JoinHandle<()>, SocketAddr) {
+    let (port, listening) = std::sync::mpsc::channel();
+    let bind = address.to_owned();
+    let server = host.within(move || {
+        let socket = UdpSocket::bind((bind.as_str(), 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        port.send(socket.local_addr().unwrap()).unwrap();
+        let mut buffer = vec![0; 1 << 16];
+        for index in 0..count {
+            let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..length], expected(index), "datagram {index}");
+            if (index + 1) % window == 0 {
+                socket.send_to(&[1], peer).unwrap();
+            }
+        }
+    });
+    (server, listening.recv().unwrap())
+}
+
+/// A socket that sends to that address.
+fn udp_client(address: SocketAddr) -> UdpSocket {
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(address).unwrap();
+    socket
 }
 
 /// Runs of equal sizes, which can be joined, with shorter and longer ones between.
