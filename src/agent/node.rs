@@ -459,7 +459,7 @@ fn start_tunnel(device: Device, args: &NodeArgs) -> Result<(), TunnelError> {
         return Err(TunnelError::External(device));
     }
     let log = args.state.state_dir.join(process::log_name(device));
-    Ok(process::spawn(device, Some(&log))?)
+    Ok(process::spawn(device, &log)?)
 }
 
 /// Why a tunnel is not as it should be.

@@ -40,12 +40,12 @@ pub(crate) fn makes(name: &str) -> bool {
 /// Starts `corax tunnel DEVICE` from this very binary and returns once its socket answers.
 ///
 /// The command puts itself into the background, into a session of its own, when it is ready; what it says goes to
-/// `log`, or nowhere. No signal to this process or its group reaches it.
+/// `log`, or nowhere where that cannot be opened. No signal to this process or its group reaches it.
 ///
 /// # Errors
 ///
 /// When it cannot be started, does not get ready, or takes too long; with the last line that it printed.
-pub(crate) fn spawn(device: Device, log: Option<&Path>) -> Result<(), Error> {
+pub(crate) fn spawn(device: Device, log: &Path) -> Result<(), Error> {
     start(&own_binary(), device, log, START)
 }
 
@@ -55,11 +55,11 @@ fn own_binary() -> PathBuf {
     path.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
-fn start(program: &Path, device: Device, log: Option<&Path>, limit: Duration) -> Result<(), Error> {
+fn start(program: &Path, device: Device, log: &Path, limit: Duration) -> Result<(), Error> {
     let mut log = Log::open(log).unwrap_or_else(|error| {
         // A disk that takes no log must not cost the tunnel.
         debug!(%error, "the tunnel starts without a log");
-        Log::NOWHERE
+        Log { file: None, from: 0 }
     });
     let (output, errors) = (log.stdio(), log.stdio());
     let child = Command::new(program)
@@ -112,10 +112,7 @@ struct Log {
 }
 
 impl Log {
-    const NOWHERE: Self = Self { file: None, from: 0 };
-
-    fn open(path: Option<&Path>) -> io::Result<Self> {
-        let Some(path) = path else { return Ok(Self::NOWHERE) };
+    fn open(path: &Path) -> io::Result<Self> {
         if fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() > LONGEST) {
             let mut previous = path.as_os_str().to_owned();
             previous.push(PREVIOUS);
@@ -164,7 +161,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         let program = script(directory.path(), r#"echo "$@"; exit 0"#);
-        start(&program, DEVICE, Some(&log), START).unwrap();
+        start(&program, DEVICE, &log, START).unwrap();
         assert_eq!(fs::read_to_string(&log).unwrap(), "tunnel raven-wg0\n");
     }
 
@@ -178,9 +175,9 @@ mod tests {
         let long = "x".repeat(usize::try_from(LONGEST).unwrap());
         for _ in 0..2 {
             fs::write(&log, &long).unwrap();
-            start(&program, DEVICE, Some(&log), START).unwrap();
+            start(&program, DEVICE, &log, START).unwrap();
             assert!(fs::read_to_string(&log).unwrap().ends_with("xstarted\n"), "it was not too long yet");
-            start(&program, DEVICE, Some(&log), START).unwrap();
+            start(&program, DEVICE, &log, START).unwrap();
             assert_eq!(fs::read_to_string(&log).unwrap(), "started\n");
             assert_eq!(fs::metadata(&previous).unwrap().len(), LONGEST + 8);
         }
@@ -191,13 +188,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         fs::write(&log, "of a start before\n").unwrap();
-        let error =
-            start(&script(directory.path(), "exit 3"), DEVICE, Some(&log), START).unwrap_err().to_string();
+        let error = start(&script(directory.path(), "exit 3"), DEVICE, &log, START).unwrap_err().to_string();
         assert_eq!(error, "cannot start `corax tunnel raven-wg0`: exit status: 3");
         let program = script(directory.path(), "echo one >&2; echo 'no /dev/net/tun' >&2; exit 1");
-        let error = start(&program, DEVICE, Some(&log), START).unwrap_err().to_string();
+        let error = start(&program, DEVICE, &log, START).unwrap_err().to_string();
         assert_eq!(error, "cannot start `corax tunnel raven-wg0`: exit status: 1: no /dev/net/tun");
-        let error = start(Path::new("/no/such"), DEVICE, None, START).unwrap_err().to_string();
+        let error =
+            start(Path::new("/no/such"), DEVICE, Path::new("/no/such/log"), START).unwrap_err().to_string();
         assert!(error.contains("No such file"), "{error}");
     }
 
@@ -207,7 +204,9 @@ mod tests {
         let pid = directory.path().join("pid");
         let program = script(directory.path(), &format!("echo $$ > {}; exec sleep 60", pid.display()));
         let begin = Instant::now();
-        let error = start(&program, DEVICE, None, Duration::from_millis(300)).unwrap_err().to_string();
+        let error = start(&program, DEVICE, Path::new("/no/such/log"), Duration::from_millis(300))
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "cannot start `corax tunnel raven-wg0`: its socket does not answer within 0.3 s");
         assert!(begin.elapsed() < Duration::from_secs(5));
         let pid = fs::read_to_string(&pid).unwrap();
