@@ -61,14 +61,14 @@ pub(crate) struct Source {
 impl Source {
     /// A source that begins with what the snapshot knows.
     pub(crate) fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings) -> Self {
-        let Loaded { files, view, problem } = snapshot
+        let Loaded { files, complete, view, problem } = snapshot
             .load()
             .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
         problem.iter().for_each(problem::warn);
         let view = build(&files, &settings, view.as_ref());
-        let manifests = Manifests::new(directory, files);
+        let manifests = Manifests::new(directory, files, complete);
         let problems = problem.iter().cloned().collect();
-        let current = Sourced { revision: 0, view, problems, complete: false };
+        let current = Sourced { revision: 0, view, problems, complete };
         Self {
             manifests,
             snapshot,
@@ -91,8 +91,8 @@ impl Source {
         } else {
             self.current.view.clone()
         };
-        if scan.changed || self.unsaved {
-            let saved = self.snapshot.save(self.manifests.files(), view.as_deref());
+        if scan.changed || scan.complete != self.current.complete || self.unsaved {
+            let saved = self.snapshot.save(self.manifests.files(), scan.complete, view.as_deref());
             self.unsaved = saved.is_err();
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }

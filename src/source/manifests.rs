@@ -29,6 +29,8 @@ const LARGEST: u64 = 64 << 20;
 pub(crate) struct Manifests {
     directory: PathBuf,
     files: Files,
+    /// When the directory last told which files there are, each of them had been good.
+    complete: bool,
     seen: BTreeMap<String, Seen>,
     /// When a file was last seen to come, go or change.
     stirred: Instant,
@@ -57,14 +59,15 @@ pub(crate) struct Scan {
     pub changed: bool,
     /// What is wrong, of each file as it stands.
     pub problems: Vec<Problem>,
-    /// Every file of the directory has been good once, so that a node that no Gateway names is in none.
+    /// Every file of the directory has been good once, so that a node that no Gateway names is in none. One that is emptied
+    /// or cannot be read tells nothing of that, and takes nothing back.
     pub complete: bool,
 }
 
 impl Manifests {
-    /// A directory of which `files` were last good.
-    pub(crate) fn new(directory: PathBuf, files: Files) -> Self {
-        Self { directory, files, seen: BTreeMap::new(), stirred: Instant::now(), missing: false }
+    /// A directory of which `files` were last good, and `complete` where each had been.
+    pub(crate) fn new(directory: PathBuf, files: Files, complete: bool) -> Self {
+        Self { directory, files, complete, seen: BTreeMap::new(), stirred: Instant::now(), missing: false }
     }
 
     /// The directory.
@@ -101,10 +104,11 @@ impl Manifests {
         }
         self.seen.retain(|name, _| names.contains(name));
         changed |= self.forget_missing();
+        self.complete = names.iter().all(|name| self.files.contains_key(name));
         Scan {
             changed,
             problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect(),
-            complete: names.iter().all(|name| self.files.contains_key(name)),
+            complete: self.complete,
         }
     }
 
@@ -127,7 +131,7 @@ impl Manifests {
         self.missing = false;
         let object = format!("directory {}", self.directory.display());
         let problem = Problem::new(object, what, "put Gateway manifests there, or correct --source");
-        Scan { changed: false, problems: vec![problem], complete: false }
+        Scan { changed: false, problems: vec![problem], complete: self.complete }
     }
 
     /// Reads one file if it changed; true where its Gateways did.

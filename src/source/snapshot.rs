@@ -60,6 +60,9 @@ pub(crate) struct Snapshot {
 #[derive(Serialize, Deserialize)]
 struct Content<F, V> {
     files: F,
+    /// Every file of the directory had been good. Earlier builds did not say.
+    #[serde(default)]
+    complete: bool,
     /// Who held what, where not all could have what they ask for: whoever did keeps it.
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<V>,
@@ -70,6 +73,8 @@ struct Content<F, V> {
 pub(crate) struct Loaded {
     /// The Gateways.
     pub files: Files,
+    /// Every file of the directory had been good, and nothing was lost since.
+    pub complete: bool,
     /// The view that was made of them, where the order in which they came matters.
     pub view: Option<View>,
     /// The newest generation was no good.
@@ -97,11 +102,13 @@ impl Snapshot {
     /// Where there are generations and neither is good.
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         let newest = match read(&self.path(NEWEST)) {
-            Ok(Content { files, view }) => return Ok(Loaded { files, view, problem: None }),
+            Ok(Content { files, complete, view }) => {
+                return Ok(Loaded { files, complete, view, problem: None });
+            }
             Err(error) => error,
         };
         match read(&self.path(PREVIOUS)) {
-            Ok(Content { files, view }) => {
+            Ok(Content { files, complete, view }) => {
                 // Between the two renames of a save there is only the previous one: nothing is lost then.
                 let problem = (!is_missing(&newest)).then(|| {
                     Problem::new(
@@ -110,7 +117,7 @@ impl Snapshot {
                         "none needed: the next view is written anew",
                     )
                 });
-                Ok(Loaded { files, view, problem })
+                Ok(Loaded { files, complete: complete && problem.is_none(), view, problem })
             }
             Err(error) if is_missing(&error) && is_missing(&newest) => Ok(Loaded::default()),
             Err(_) => Err(newest),
@@ -121,12 +128,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of the disk; the last generation is then as it was.
-    pub(crate) fn save(&self, files: &Files, view: Option<&View>) -> Result<(), Error> {
+    pub(crate) fn save(&self, files: &Files, complete: bool, view: Option<&View>) -> Result<(), Error> {
         if !self.writable {
             return Ok(());
         }
         let view = view.filter(|view| !view.problems.is_empty());
-        let json = serde_json::to_vec(&Content { files, view })?;
+        let json = serde_json::to_vec(&Content { files, complete, view })?;
         let (new, newest, previous) = (self.path(BESIDE), self.path(NEWEST), self.path(PREVIOUS));
         let at = |path: &Path| {
             let path = path.to_owned();

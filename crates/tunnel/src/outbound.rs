@@ -16,14 +16,16 @@ use crate::packet::{ip, vnet};
 use crate::peer::{Peer, State};
 use crate::tun::Tun;
 
-/// Bytes read before they are sealed. Some uncut frames, as only the last train of a batch is short.
-const BATCH: usize = 128 << 10;
+/// Bytes read before they are sealed: uncut frames enough that each of some peers has several, which arrive together.
+const BATCH: usize = 384 << 10;
 /// Room one read may need: header, packet, padding.
 const FRAME: usize = vnet::LEN + 65_535 + SLACK;
 /// Most frames of a batch.
 const FRAMES: usize = 256;
-/// Sealed bytes that are sent at once: what a batch of uncut frames becomes.
-const OUTBOX: usize = 208 << 10;
+/// Sealed bytes after which is sent, so that the other end works while the rest of a batch is sealed.
+const SHARE: usize = 128 << 10;
+/// Sealed bytes that can wait: what a batch of uncut frames becomes.
+const OUTBOX: usize = 472 << 10;
 
 /// A worker's own: buffers and what it last looked up.
 pub(crate) struct Outbound {
@@ -40,6 +42,7 @@ struct Frame {
     start: usize,
     length: usize,
     header: vnet::Header,
+    destination: IpAddr,
 }
 
 impl Outbound {
@@ -94,15 +97,15 @@ impl Outbound {
             } else {
                 Some(vnet::Header::PLAIN)
             };
-            match header {
-                Some(header) if length > offset => {
-                    self.frames.push(Frame { start: used + offset, length: length - offset, header });
-                    used += length + SLACK;
-                    if header.gso != vnet::Gso::None {
-                        self.device.metrics.tun_read_gso.add(1);
-                    }
-                }
-                _ => self.device.metrics.drop(Reason::Malformed, 1),
+            let destination = room.get(offset..length).and_then(ip::destination);
+            let (Some(header), Some(destination)) = (header, destination) else {
+                self.device.metrics.drop(Reason::Malformed, 1);
+                continue;
+            };
+            self.frames.push(Frame { start: used + offset, length: length - offset, header, destination });
+            used += length + SLACK;
+            if header.gso != vnet::Gso::None {
+                self.device.metrics.tun_read_gso.add(1);
             }
         }
         Ok(())
@@ -118,12 +121,15 @@ impl Outbound {
         // The peer of the last packet, held until the next is another's.
         let mut last: Option<(IpAddr, &Arc<Peer>)> = None;
         let mut held: Option<(u32, MutexGuard<'_, State>)> = None;
-        for frame in frames.iter() {
-            let buffer = &mut buffer[frame.start..frame.start + frame.length + SLACK];
-            let Some(destination) = ip::destination(&buffer[..frame.length]) else {
-                metrics.drop(Reason::Malformed, 1);
-                continue;
-            };
+        // A peer's prefixes are mostly neighbours: what is its own comes together, and so makes long trains. Each destination's
+        // packets keep their order.
+        frames.sort_unstable_by_key(|frame| (frame.destination, frame.start));
+        for &Frame { start, length, header, destination } in frames.iter() {
+            if outbox.len() >= SHARE {
+                held = None;
+                device.send_some(outbox, &table, socket);
+            }
+            let buffer = &mut buffer[start..start + length + SLACK];
             if last.is_none_or(|(address, _)| address != destination) {
                 last = table.route(destination).map(|peer| (destination, peer));
             }
@@ -137,7 +143,7 @@ impl Outbound {
                 state.touched(now);
                 held = Some((peer.index, state));
             }
-            let result = segment::segment(buffer, frame.length, &frame.header, mtu, |packet| {
+            let result = segment::segment(buffer, length, &header, mtu, |packet| {
                 if outbox.full() {
                     drop(held.take());
                     device.send_by(outbox, &table, socket);

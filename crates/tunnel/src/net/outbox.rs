@@ -116,6 +116,11 @@ impl Outbox {
         });
     }
 
+    /// Bytes of messages, those included that were sent since it was last empty.
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
     /// Whether all was sent.
     pub(crate) fn is_empty(&self) -> bool {
         self.trains.is_empty()
