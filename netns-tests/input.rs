@@ -487,4 +487,18 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
             Err(text + &tables)
         }
     });
+    // And goes on knowing that it is in none, with nobody to ask any more, before and after its restart.
+    for file in std::fs::read_dir(lab.source()).expect("it is there") {
+        std::fs::remove_file(file.expect("an entry").path()).expect("it is there");
+    }
+    for restart in [false, true] {
+        if restart {
+            lab.end_agent("cloud-2", Signal::SIGKILL);
+            lab.start_agent("cloud-2", &[]);
+        }
+        let space = &lab.node("cloud-2").space;
+        await_problem(space, &["holds no *.yaml"]);
+        await_ready(space);
+        assert!(!problems(space).contains("what it has stays"), "{}", problems(space));
+    }
 }

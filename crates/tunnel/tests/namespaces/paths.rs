@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::traffic;
-use super::world::{CORAX, Host, PATIENCE, World, cable, eventually, join};
+use super::world::{CORAX, Host, PATIENCE, World, cable, eventually, join, third};
 
 #[test]
 fn a_source_that_is_not_the_peers_is_dropped() {
@@ -100,6 +103,39 @@ fn frames_of_a_forwarded_flow_come_uncut_however_many_segments_they_have() {
     traffic::tcp(&c, &b, "10.8.0.2", BYTES);
     let reads = wga.metric("tun_reads_total") - before;
     assert!(reads < (BYTES / 588 / 10) as u64, "{reads} reads");
+}
+
+#[test]
+fn packets_of_two_peers_that_come_in_turn_leave_in_trains_and_each_peers_in_order() {
+    const EACH: usize = 100;
+    let packet = |index: usize| index.to_le_bytes().repeat(16);
+    let world = World::new();
+    let (a, b) = world.pair();
+    let (wga, _wgb) = join((&a, CORAX), (&b, CORAX));
+    let (c, _wgc) = third(&world, &a, &wga);
+    let (servers, addresses): (Vec<_>, Vec<_>) = [(&b, "10.8.0.2"), (&c, "10.8.0.3")]
+        .map(|(host, address)| {
+            a.ping(address);
+            traffic::udp_server(host, address, EACH, EACH, packet)
+        })
+        .into_iter()
+        .unzip();
+    let before = wga.metric("send_batches_64");
+    // What comes while the tunnel does not run is one batch.
+    let tunnel = Pid::from_raw(wga.process.0.id() as i32);
+    kill(tunnel, Signal::SIGSTOP).unwrap();
+    let send = a.within(move || {
+        let clients: Vec<_> = addresses.into_iter().map(traffic::udp_client).collect();
+        for index in 0..EACH {
+            clients.iter().for_each(|client| drop(client.send(&packet(index)).unwrap()));
+        }
+    });
+    send.join().unwrap();
+    kill(tunnel, Signal::SIGCONT).unwrap();
+    servers.into_iter().for_each(|server| server.join().unwrap());
+    // 64 and 36 to each.
+    assert_eq!(wga.metric("send_batches_64") - before, 4);
+    wga.found_no_fault();
 }
 
 #[test]

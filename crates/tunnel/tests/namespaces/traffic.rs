@@ -99,7 +99,7 @@ pub(crate) fn udp_trains(from: &Host, to: &Host, address: &str) {
 
 /// Takes `count` datagrams on an address of a host, each of which must be the next of `expected`, and answers after every
 /// `window` of them. Returns where it listens.
-fn udp_server(
+pub(crate) fn udp_server(
     host: &Host,
     address: &str,
     count: usize,
@@ -125,7 +125,7 @@ fn udp_server(
 }
 
 /// A socket that sends to that address.
-fn udp_client(address: SocketAddr) -> UdpSocket {
+pub(crate) fn udp_client(address: SocketAddr) -> UdpSocket {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
