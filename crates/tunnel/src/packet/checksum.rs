@@ -7,20 +7,20 @@
 #[inline]
 #[must_use]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let mut lanes = [0u64; 8];
+    let word = |bytes: &[u8]| u64::from(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+    let mut lanes = [0; 8];
     let mut blocks = bytes.chunks_exact(32);
     for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-            *lane += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        for (lane, bytes) in lanes.iter_mut().zip(block.chunks_exact(4)) {
+            *lane += word(bytes);
         }
     }
-    let mut own: u64 = lanes.iter().sum();
-    let mut pairs = blocks.remainder().chunks_exact(2);
-    for pair in &mut pairs {
-        own += u64::from(u16::from_ne_bytes([pair[0], pair[1]]));
-    }
-    if let [last] = pairs.remainder() {
-        own += u64::from(u16::from_ne_bytes([*last, 0]));
+    let mut words = blocks.remainder().chunks_exact(4);
+    let mut own: u64 = lanes.iter().sum::<u64>() + (&mut words).map(word).sum::<u64>();
+    if let rest @ [_, ..] = words.remainder() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        own += word(&last);
     }
     sum + u64::from(u16::from_be(fold(own)))
 }
