@@ -457,6 +457,7 @@ fn status_plan_and_log_have_the_same_words_for_a_problem() {
 #[test]
 fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
     let mut lab = two_domains();
+    let gateways = lab.gateways.clone();
     let lose = |lab: &mut Lab| {
         let nodes = lab.gateways.get_mut("cloud").and_then(|cloud| cloud.pointer_mut("/status/nodes"));
         nodes.and_then(Value::as_array_mut).expect("nodes").retain(|node| node["nodeName"] != "cloud-2");
@@ -488,9 +489,7 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
         }
     });
     // And goes on knowing that it is in none, with nobody to ask any more, before and after its restart.
-    for file in std::fs::read_dir(lab.source()).expect("it is there") {
-        std::fs::remove_file(file.expect("an entry").path()).expect("it is there");
-    }
+    empty(&lab);
     for restart in [false, true] {
         if restart {
             lab.end_agent("cloud-2", Signal::SIGKILL);
@@ -500,5 +499,25 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
         await_problem(space, &["holds no *.yaml"]);
         await_ready(space);
         assert!(!problems(space).contains("what it has stays"), "{}", problems(space));
+    }
+    // But a snapshot of then, as where none could be written since, takes nothing that came after it.
+    lab.node("cloud-2").space.sh("cd /var/lib/corax && mkdir then && cp snapshot snapshot.previous then");
+    lab.gateways = gateways;
+    lab.write();
+    await_route(&lab.node("cloud-2").space, "10.101.1.0/24");
+    lab.end_agent("cloud-2", Signal::SIGKILL);
+    lab.node("cloud-2").space.sh("cd /var/lib/corax && cp then/* .");
+    empty(&lab);
+    lab.start_agent("cloud-2", &[]);
+    let space = &lab.node("cloud-2").space;
+    await_problem(space, &["node cloud-2", "what it has stays"]);
+    assert!(space.run("ip route show table 9028").contains("10.101.1.0/24"));
+    assert!(space.run("nft list tables").contains("inet corax"));
+}
+
+/// Takes all files away.
+fn empty(lab: &Lab) {
+    for file in std::fs::read_dir(lab.source()).expect("it is there") {
+        std::fs::remove_file(file.expect("an entry").path()).expect("it is there");
     }
 }

@@ -31,6 +31,17 @@ const SETTLING: Duration = Duration::from_secs(3);
 /// Gateways by the file that they came from.
 pub(crate) type Files = BTreeMap<String, Vec<Gateway>>;
 
+/// How much of what the source says is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Every file of the directory has been good, so that a node that no Gateway names is in none.
+    All,
+    /// It was so when the snapshot was written, which does not tell what came since.
+    Once,
+    /// A file has never been good, or there is none.
+    Part,
+}
+
 /// A view with what is to be told of where it came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sourced {
@@ -40,8 +51,8 @@ pub(crate) struct Sourced {
     pub view: Option<Arc<View>>,
     /// What was wrong with the source itself.
     pub problems: Vec<Problem>,
-    /// Nothing of the source is unknown, so that a node that no Gateway names is in none.
-    pub complete: bool,
+    /// How much of the source it is.
+    pub known: Known,
 }
 
 /// Reads the manifests of a directory and says when they change.
@@ -56,6 +67,8 @@ pub(crate) struct Source {
     unkept: Option<Problem>,
     /// The snapshot on disk is not what is known.
     unsaved: bool,
+    /// The snapshot on disk says that it is all.
+    whole: bool,
 }
 
 impl Source {
@@ -66,15 +79,17 @@ impl Source {
             .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
         problem.iter().for_each(problem::warn);
         let view = build(&files, &settings, view.as_ref());
-        let manifests = Manifests::new(directory, files, complete);
+        let known = if complete { Known::Once } else { Known::Part };
+        let manifests = Manifests::new(directory, files, known);
         let problems = problem.iter().cloned().collect();
-        let current = Sourced { revision: 0, view, problems, complete };
+        let current = Sourced { revision: 0, view, problems, known };
         Self {
             manifests,
             snapshot,
             settings,
             current,
             unsaved: problem.is_some(),
+            whole: complete,
             lost: problem,
             unkept: None,
         }
@@ -91,15 +106,19 @@ impl Source {
         } else {
             self.current.view.clone()
         };
-        if scan.changed || scan.complete != self.current.complete || self.unsaved {
-            let saved = self.snapshot.save(self.manifests.files(), scan.complete, view.as_deref());
+        let whole = scan.known != Known::Part;
+        // A file that is being written is not known for a moment.
+        let settled = !self.manifests.unsettled();
+        if scan.changed || self.unsaved || (whole != self.whole && settled) {
+            let saved = self.snapshot.save(self.manifests.files(), whole, view.as_deref());
             self.unsaved = saved.is_err();
+            self.whole = whole;
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
         problems.extend(self.lost.iter().chain(&heard.deaf).chain(&self.unkept).cloned());
         problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(problem::warn);
         let Sourced { revision, .. } = self.current;
-        let next = Sourced { revision, view, problems, complete: scan.complete };
+        let next = Sourced { revision, view, problems, known: scan.known };
         let changed = revision == 0 || next != self.current;
         if changed {
             let domains = next.view.as_ref().map_or(0, |view| view.domains.len());

@@ -24,6 +24,7 @@ use tracing::warn;
 
 use crate::config::{NodeArgs, TunnelStart, WireguardMode};
 use crate::kernel::{ApplyError, FactsQuery, Kernel, UdpPort, port_taken};
+use crate::source::Known;
 use crate::wireguard::key::PrivateKey;
 use crate::wireguard::userspace::Userspace;
 use crate::wireguard::{self, Driver, process};
@@ -42,6 +43,8 @@ pub(crate) struct Node {
     options: Options,
     /// The node's public key, if it has one yet.
     own: Option<PublicKey>,
+    /// It was in no domain when all was known, and had nothing of one when it started.
+    blank: bool,
 }
 
 /// What a node should have, and why.
@@ -137,7 +140,7 @@ impl Node {
         } else {
             Box::new(Userspace::new(key))
         };
-        Ok(Self { args, kernel, driver, options, own })
+        Ok(Self { args, kernel, driver, options, own, blank: false })
     }
 
     /// The kernel.
@@ -204,10 +207,10 @@ impl Node {
         overlay.into_iter().chain(tunnel).collect()
     }
 
-    /// What a view asks of the node. While the view is not complete, what is there and no domain's stays, and what was asked
-    /// for `before` too.
-    pub(crate) fn decide(&mut self, view: &View, facts: Facts, complete: bool, before: Desired) -> Decision {
-        let kept = (!complete).then(|| {
+    /// What a view asks of the node. While the view may not be complete, what is there and no domain's stays, and what was
+    /// asked for `before` too.
+    pub(crate) fn decide(&mut self, view: &View, facts: Facts, known: Known, before: Desired) -> Decision {
+        let kept = (!self.knows(known)).then(|| {
             self.read_tunnels();
             Kept::of(self.kernel.observed(), &before)
         });
@@ -229,9 +232,16 @@ impl Node {
         let links = &self.kernel.observed().links;
         let raven =
             links.iter().any(|(device, link)| !link.owned && !facts.foreign_links.contains_key(device));
-        let held = !complete && (topology.role == Role::Outside || raven);
+        let outside = topology.role == Role::Outside;
+        // Nothing came since. What comes of ours from now on is no view's.
+        self.blank |= known == Known::Once && outside && {
+            let observed = self.kernel.observed();
+            observed.unknown.is_empty() && plan(&desired, observed).is_empty()
+        };
+        let complete = self.knows(known);
+        let held = !complete && (outside || raven);
         let incomplete = (!complete).then(|| {
-            if topology.role == Role::Outside {
+            if outside {
                 let what = "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays";
                 let remedy = "correct the files, or name the node in a Gateway";
                 return Problem::new(format!("node {}", identity.node_name), what, remedy);
@@ -247,6 +257,15 @@ impl Node {
         });
         let wrong_key = self.own.and_then(|own| wrong_key(view, &identity.node_name, own));
         Decision { topology, desired, facts, incomplete, held, wrong_key }
+    }
+
+    /// Whether the view is complete for this node.
+    fn knows(&self, known: Known) -> bool {
+        match known {
+            Known::All => true,
+            Known::Once => self.blank,
+            Known::Part => false,
+        }
     }
 
     /// Reads the tunnels, of which no event tells.

@@ -23,7 +23,7 @@ use super::silence::Silence;
 use super::{Heartbeat, epoch, summary};
 use crate::metrics::Metrics;
 use crate::problem;
-use crate::source::Sourced;
+use crate::source::{Known, Sourced};
 
 /// How often everything is read again.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -215,12 +215,12 @@ impl Reconciler {
             return;
         };
         let begun = Instant::now();
-        let complete = self.sourced.as_ref().is_some_and(|sourced| sourced.complete);
+        let known = self.sourced.as_ref().map_or(Known::Part, |sourced| sourced.known);
         // While that is so, what is in the kernel tells what stays.
-        if new_facts || !complete {
+        if new_facts || known != Known::All {
             let facts = self.node.facts(&view);
-            if new_view || !complete || facts != self.decision.facts {
-                self.decide(&view, facts, complete);
+            if new_view || known != Known::All || facts != self.decision.facts {
+                self.decide(&view, facts, known);
             }
         }
         if self.decision.held {
@@ -257,10 +257,10 @@ impl Reconciler {
     }
 
     /// Decides anew.
-    fn decide(&mut self, view: &corax_core::view::View, facts: Facts, complete: bool) {
+    fn decide(&mut self, view: &corax_core::view::View, facts: Facts, known: Known) {
         let Decision { topology: Topology { role, gateway, .. }, desired, .. } =
             std::mem::take(&mut self.decision);
-        self.decision = self.node.decide(view, facts, complete, desired);
+        self.decision = self.node.decide(view, facts, known, desired);
         let topology = &self.decision.topology;
         if (topology.role, &topology.gateway) != (role, &gateway) {
             info!(

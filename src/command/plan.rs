@@ -71,7 +71,7 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let facts = node.facts(&view);
-    let decision = node.decide(&view, facts, source.current().complete, Desired::nothing());
+    let decision = node.decide(&view, facts, source.current().known, Desired::nothing());
     problems
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
     let changes = match decision.held {

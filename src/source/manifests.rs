@@ -12,9 +12,9 @@ use corax_core::api::{API_VERSION, Gateway, KIND};
 use corax_core::name::DomainName;
 use corax_core::problem::Problem;
 
-use super::Files;
 use super::document::Document;
 use super::watch::Heard;
+use super::{Files, Known};
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
 pub(crate) const SETTLED: Duration = Duration::from_millis(300);
@@ -29,8 +29,8 @@ const LARGEST: u64 = 64 << 20;
 pub(crate) struct Manifests {
     directory: PathBuf,
     files: Files,
-    /// When the directory last told which files there are, each of them had been good.
-    complete: bool,
+    /// As of when the directory last told which files there are.
+    known: Known,
     seen: BTreeMap<String, Seen>,
     /// When a file was last seen to come, go or change.
     stirred: Instant,
@@ -53,21 +53,21 @@ struct Seen {
 }
 
 /// What a scan found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Scan {
     /// The Gateways are not what they were.
     pub changed: bool,
     /// What is wrong, of each file as it stands.
     pub problems: Vec<Problem>,
-    /// Every file of the directory has been good once, so that a node that no Gateway names is in none. One that is emptied
-    /// or cannot be read tells nothing of that, and takes nothing back.
-    pub complete: bool,
+    /// How much of the directory is known. One that is emptied or cannot be read tells nothing of that, and takes nothing
+    /// back.
+    pub known: Known,
 }
 
 impl Manifests {
-    /// A directory of which `files` were last good, and `complete` where each had been.
-    pub(crate) fn new(directory: PathBuf, files: Files, complete: bool) -> Self {
-        Self { directory, files, complete, seen: BTreeMap::new(), stirred: Instant::now(), missing: false }
+    /// A directory of which `files` were last good, and so much `known`.
+    pub(crate) fn new(directory: PathBuf, files: Files, known: Known) -> Self {
+        Self { directory, files, known, seen: BTreeMap::new(), stirred: Instant::now(), missing: false }
     }
 
     /// The directory.
@@ -104,11 +104,12 @@ impl Manifests {
         }
         self.seen.retain(|name, _| names.contains(name));
         changed |= self.forget_missing();
-        self.complete = names.iter().all(|name| self.files.contains_key(name));
+        let all = names.iter().all(|name| self.files.contains_key(name));
+        self.known = if all { Known::All } else { Known::Part };
         Scan {
             changed,
             problems: self.seen.values().flat_map(|seen| seen.problems.iter().cloned()).collect(),
-            complete: self.complete,
+            known: self.known,
         }
     }
 
@@ -131,7 +132,7 @@ impl Manifests {
         self.missing = false;
         let object = format!("directory {}", self.directory.display());
         let problem = Problem::new(object, what, "put Gateway manifests there, or correct --source");
-        Scan { changed: false, problems: vec![problem], complete: self.complete }
+        Scan { changed: false, problems: vec![problem], known: self.known }
     }
 
     /// Reads one file if it changed; true where its Gateways did.

@@ -24,28 +24,28 @@ fn what_is_given_twice_is_told_with_both_files() {
     );
 }
 
-/// What a source on a directory and a state directory knows.
-fn known(directory: &std::path::Path, state: &std::path::Path) -> Sourced {
+/// What a source on a directory and a state directory reads.
+fn read(directory: &std::path::Path, state: &std::path::Path) -> Sourced {
     let mut source = Source::open(directory.to_owned(), Snapshot::new(state), Settings::default());
     source.read();
     source.current().clone()
 }
 
 #[test]
-fn whether_all_was_known_outlives_the_agent_and_its_directory() {
+fn that_all_was_known_outlives_the_agent_and_its_directory_but_does_not_tell_what_came_since() {
     let (directory, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let nowhere = state.path().join("nowhere");
-    assert!(!known(&nowhere, state.path()).complete);
+    assert_eq!(read(&nowhere, state.path()).known, Known::Part);
     let site: Gateway = domain("site").node("s1", "192.168.1.1", &["10.20.1.0/24"]).into();
     let text = serde_json::to_string(&site).unwrap();
     let (good, torn) = (directory.path().join("site.json"), directory.path().join("torn.json"));
     std::fs::write(good, &text).unwrap();
     std::fs::write(&torn, "{").unwrap();
-    assert!(!known(directory.path(), state.path()).complete);
-    assert!(!known(&nowhere, state.path()).complete);
+    assert_eq!(read(directory.path(), state.path()).known, Known::Part);
+    assert_eq!(read(&nowhere, state.path()).known, Known::Part);
     // No Gateway changes with it.
     std::fs::remove_file(torn).unwrap();
-    assert!(known(directory.path(), state.path()).complete);
-    let offline = known(&nowhere, state.path());
-    assert!(offline.complete && offline.view.is_some(), "{offline:?}");
+    assert_eq!(read(directory.path(), state.path()).known, Known::All);
+    let offline = read(&nowhere, state.path());
+    assert!(offline.known == Known::Once && offline.view.is_some(), "{offline:?}");
 }

@@ -24,8 +24,8 @@ const FRAME: usize = vnet::LEN + 65_535 + SLACK;
 const FRAMES: usize = 256;
 /// Sealed bytes after which is sent, so that the other end works while the rest of a batch is sealed.
 const SHARE: usize = 128 << 10;
-/// Sealed bytes that can wait: what a batch of uncut frames becomes.
-const OUTBOX: usize = 472 << 10;
+/// Sealed bytes that can wait: what a batch of uncut frames becomes, a tenth more at the smallest MTU of IPv6.
+const OUTBOX: usize = (BATCH + FRAME) / 10 * 11;
 
 /// A worker's own: buffers and what it last looked up.
 pub(crate) struct Outbound {
@@ -83,7 +83,10 @@ impl Outbound {
         self.frames.clear();
         let offset = self.tun.offset();
         let mut used = 0;
-        while used < BATCH && self.frames.len() < FRAMES {
+        for _ in 0..FRAMES {
+            if used >= BATCH {
+                break;
+            }
             let room = &mut self.buffer[used..][..FRAME - SLACK];
             let length = match self.tun.read(room) {
                 Ok(length) => length,
@@ -124,10 +127,13 @@ impl Outbound {
         // A peer's prefixes are mostly neighbours: what is its own comes together, and so makes long trains. Each destination's
         // packets keep their order.
         frames.sort_unstable_by_key(|frame| (frame.destination, frame.start));
+        let mut tried = 0;
         for &Frame { start, length, header, destination } in frames.iter() {
-            if outbox.len() >= SHARE {
+            if outbox.len() >= tried + SHARE {
                 held = None;
                 device.send_some(outbox, &table, socket);
+                // What the socket's buffer did not take is not offered with every frame.
+                tried = outbox.len();
             }
             let buffer = &mut buffer[start..start + length + SLACK];
             if last.is_none_or(|(address, _)| address != destination) {

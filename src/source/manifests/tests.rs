@@ -7,7 +7,7 @@ use super::*;
 
 fn lab() -> (tempfile::TempDir, Manifests) {
     let directory = tempfile::tempdir().unwrap();
-    let manifests = Manifests::new(directory.path().to_owned(), Files::new(), false);
+    let manifests = Manifests::new(directory.path().to_owned(), Files::new(), Known::Part);
     (directory, manifests)
 }
 
@@ -150,27 +150,27 @@ fn a_good_file_with_other_kinds_in_it_is_a_good_file() {
 #[test]
 fn only_files_are_read_and_a_directory_not_yet_understood_is_not_complete() {
     let (directory, mut manifests) = lab();
-    assert!(put(&directory, &mut manifests, "a.yaml", &gateway("one")).complete);
+    assert_eq!(put(&directory, &mut manifests, "a.yaml", &gateway("one")).known, Known::All);
     nix::unistd::mkfifo(&directory.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let scan = manifests.scan(&whole(["pipe.yaml".to_owned()]));
-    assert!(!scan.complete && scan.problems[0].what.contains("no regular file"), "{scan:?}");
+    assert!(scan.known == Known::Part && scan.problems[0].what.contains("no regular file"), "{scan:?}");
 }
 
 #[test]
-fn a_directory_that_is_emptied_is_as_complete_as_it_was() {
+fn as_much_is_known_of_a_directory_that_is_emptied_as_was() {
     let (directory, mut manifests) = lab();
-    assert!(!manifests.scan(&Heard::default()).complete, "nothing was ever there");
+    assert_eq!(manifests.scan(&Heard::default()).known, Known::Part, "nothing was ever there");
     put(&directory, &mut manifests, "a.yaml", &gateway("one"));
-    for complete in [true, false] {
-        if !complete {
+    for known in [Known::All, Known::Part] {
+        if known == Known::Part {
             put(&directory, &mut manifests, "b.yaml", "{");
         }
         fs::rename(directory.path(), directory.path().with_extension("away")).unwrap();
         let scan = manifests.scan(&Heard::default());
-        assert!(scan.complete == complete && scan.problems[0].what.contains("cannot be read"), "{scan:?}");
+        assert!(scan.known == known && scan.problems[0].what.contains("cannot be read"), "{scan:?}");
         fs::create_dir(directory.path()).unwrap();
         let scan = manifests.scan(&Heard::default());
-        assert!(scan.complete == complete && scan.problems[0].what.contains("holds no"), "{scan:?}");
+        assert!(scan.known == known && scan.problems[0].what.contains("holds no"), "{scan:?}");
         fs::remove_dir(directory.path()).unwrap();
         fs::rename(directory.path().with_extension("away"), directory.path()).unwrap();
     }

@@ -1,5 +1,6 @@
 //! What packets look like on their way.
 
+use std::fs;
 use std::io::Read;
 use std::net::UdpSocket;
 use std::process::Stdio;
@@ -124,16 +125,22 @@ fn packets_of_two_peers_that_come_in_turn_leave_in_trains_and_each_peers_in_orde
     // What comes while the tunnel does not run is one batch.
     let tunnel = Pid::from_raw(wga.process.0.id() as i32);
     kill(tunnel, Signal::SIGSTOP).unwrap();
+    eventually("the tunnel to stop", || {
+        fs::read_to_string(format!("/proc/{tunnel}/stat")).unwrap().contains(") T ")
+    });
     let send = a.within(move || {
         let clients: Vec<_> = addresses.into_iter().map(traffic::udp_client).collect();
         for index in 0..EACH {
-            clients.iter().for_each(|client| drop(client.send(&packet(index)).unwrap()));
+            for client in &clients {
+                client.send(&packet(index)).unwrap();
+            }
         }
     });
     send.join().unwrap();
     kill(tunnel, Signal::SIGCONT).unwrap();
     servers.into_iter().for_each(|server| server.join().unwrap());
-    // 64 and 36 to each.
+    // 64 and 36 to each, counted once they are sent.
+    eventually("four trains", || wga.metric("send_batches_64") - before >= 4);
     assert_eq!(wga.metric("send_batches_64") - before, 4);
     wga.found_no_fault();
 }
