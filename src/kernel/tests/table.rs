@@ -257,8 +257,11 @@ fn others_who_write_into_the_table_do_keep_it_from_being_known() {
     in_namespace(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut kernel = made();
-        let rule = "nft insert rule inet corax lock ip saddr 192.0.2.$(($(date +%s%N) / 1000 % 250)) accept";
-        kernel.nft.use_program(meddling_nft(folder.path(), rule));
+        // Another each time.
+        let times = folder.path().join("times");
+        let number = format!("$(echo >>{0}; wc -l <{0})", times.display());
+        let rule = format!("nft insert rule inet corax lock ip saddr 192.0.2.{number} accept");
+        kernel.nft.use_program(meddling_nft(folder.path(), &rule));
         for _ in 0..3 {
             apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), vec![])]);
             assert_eq!(kernel.observed().nft, NftTable::Altered);
