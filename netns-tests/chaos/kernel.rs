@@ -57,6 +57,9 @@ pub fn foreign(space: &Space) -> BTreeSet<String> {
     lines
 }
 
+/// SHA-256 of the agents' secret, by sha256sum and base64.
+const PRESHARED: &str = "4EeyU4/SOUDSfqDOy9+BIpoW3qu5t2BW2erN9OUu4Rg=";
+
 /// What of Corax's is on a node, of each class by what tells it from others.
 struct Found(BTreeMap<String, Value>);
 
@@ -74,6 +77,8 @@ impl Found {
             done
             show members4 nft -j list set inet corax members4
             show allowed sh -c 'wg show raven-wg0 allowed-ips | cut -f 2 | jq -Rc \"split(\\\" \\\") | .[]\" | jq -sc .'
+            show preshared sh -c 'wg show raven-wg0 preshared-keys | cut -f 2 | jq -R . | jq -sc .'
+            show port sh -c 'wg show raven-wg0 listen-port | jq -R . | jq -sc .'
             true");
         let mut found = BTreeMap::new();
         // Of a table that is not there `ip` prints nothing, or the begin of a list.
@@ -128,6 +133,15 @@ pub fn complaints(world: &World, node: &Node) -> Vec<String> {
         }
         return wrong;
     };
+    // Of the tunnel in user space no event tells.
+    if gateway {
+        for (what, should) in [("preshared", PRESHARED), ("port", "4500")] {
+            let odd: Vec<_> = found.list(what).filter(|is| **is != should).collect();
+            if !odd.is_empty() {
+                wrong.push(format!("raven-wg0: {what} {odd:?}"));
+            }
+        }
+    }
     let mut same = |what: &str, found: BTreeSet<String>, should: BTreeSet<String>| {
         if found != should {
             let lacks: Vec<_> = should.difference(&found).collect();
