@@ -127,13 +127,11 @@ impl Outbound {
         // A peer's prefixes are mostly neighbours: what is its own comes together, and so makes long trains. Each destination's
         // packets keep their order.
         frames.sort_unstable_by_key(|frame| (frame.destination, frame.start));
-        let mut tried = 0;
         for &Frame { start, length, header, destination } in frames.iter() {
-            if outbox.len() >= tried + SHARE {
+            // What the socket's buffer did not take is not offered again with every frame.
+            if outbox.fresh() >= SHARE {
                 held = None;
                 device.send_some(outbox, &table, socket);
-                // What the socket's buffer did not take is not offered with every frame.
-                tried = outbox.len();
             }
             let buffer = &mut buffer[start..start + length + SLACK];
             if last.is_none_or(|(address, _)| address != destination) {

@@ -36,6 +36,8 @@ struct Train {
 pub(crate) struct Outbox {
     buffer: Box<[u8]>,
     used: usize,
+    /// Bytes that [`send`](Self::send) saw, of which some may be left.
+    offered: usize,
     trains: Vec<Train>,
     /// Trains that are done with.
     done: usize,
@@ -64,6 +66,7 @@ impl Outbox {
         Self {
             buffer: vec![0; size + ROOM].into(),
             used: 0,
+            offered: 0,
             trains: Vec::with_capacity(2 * SLOTS),
             done: 0,
             ring: SendRing::new(SLOTS),
@@ -116,9 +119,9 @@ impl Outbox {
         });
     }
 
-    /// Bytes of messages, those included that were sent since it was last empty.
-    pub(crate) fn len(&self) -> usize {
-        self.used
+    /// Bytes of messages that were not yet offered to a socket.
+    pub(crate) fn fresh(&self) -> usize {
+        self.used - self.offered
     }
 
     /// Whether all was sent.
@@ -135,6 +138,7 @@ impl Outbox {
         mut failed: impl FnMut(Failure),
     ) {
         let Some(socket) = socket else { return self.drop_rest(Reason::NoSocket, metrics) };
+        self.offered = self.used;
         while self.done < self.trains.len() {
             let Some(done) = self.send_some(self.done, socket, metrics, &mut failed) else { return };
             self.done += done;
@@ -153,6 +157,7 @@ impl Outbox {
         self.trains.clear();
         self.done = 0;
         self.used = 0;
+        self.offered = 0;
     }
 
     /// Sends trains from `first` on; returns how many are done with. None: the socket's buffer is full.
