@@ -233,11 +233,11 @@ impl Node {
         let raven =
             links.iter().any(|(device, link)| !link.owned && !facts.foreign_links.contains_key(device));
         let outside = topology.role == Role::Outside;
-        // Nothing came since. What comes of ours from now on is no view's.
-        self.blank |= known == Known::Once && outside && {
+        if known == Known::Once && outside && !self.blank {
+            // Nothing came since. What comes of ours from now on is no view's.
             let observed = self.kernel.observed();
-            observed.unknown.is_empty() && plan(&desired, observed).is_empty()
-        };
+            self.blank = observed.unknown.is_empty() && plan(&desired, observed).is_empty();
+        }
         let complete = self.knows(known);
         let held = !complete && (outside || raven);
         let incomplete = (!complete).then(|| {

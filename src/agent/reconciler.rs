@@ -216,7 +216,7 @@ impl Reconciler {
         };
         let begun = Instant::now();
         let known = self.sourced.as_ref().map_or(Known::Part, |sourced| sourced.known);
-        // While that is so, what is in the kernel tells what stays.
+        // While that is not all, what is in the kernel tells what stays.
         if new_facts || known != Known::All {
             let facts = self.node.facts(&view);
             if new_view || known != Known::All || facts != self.decision.facts {
