@@ -489,7 +489,7 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
         }
     });
     // And goes on knowing that it is in none, with nobody to ask any more, before and after its restart.
-    empty(&lab);
+    lab.empty();
     for restart in [false, true] {
         if restart {
             lab.end_agent("cloud-2", Signal::SIGKILL);
@@ -507,17 +507,10 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
     await_route(&lab.node("cloud-2").space, "10.101.1.0/24");
     lab.end_agent("cloud-2", Signal::SIGKILL);
     lab.node("cloud-2").space.sh("cd /var/lib/corax && cp then/* .");
-    empty(&lab);
+    lab.empty();
     lab.start_agent("cloud-2", &[]);
     let space = &lab.node("cloud-2").space;
     await_problem(space, &["node cloud-2", "what it has stays"]);
     assert!(space.run("ip route show table 9028").contains("10.101.1.0/24"));
     assert!(space.run("nft list tables").contains("inet corax"));
-}
-
-/// Takes all files away.
-fn empty(lab: &Lab) {
-    for file in std::fs::read_dir(lab.source()).expect("it is there") {
-        std::fs::remove_file(file.expect("an entry").path()).expect("it is there");
-    }
 }

@@ -326,6 +326,13 @@ impl Lab {
         std::fs::rename(&beside, self.source().join(name)).expect("on the same filesystem");
     }
 
+    /// Takes all files of the agents' directory away.
+    pub fn empty(&self) {
+        for file in std::fs::read_dir(self.source()).expect("the directory is there") {
+            std::fs::remove_file(file.expect("it can be read").path()).expect("it was there");
+        }
+    }
+
     /// The agents' directory of Gateways.
     pub fn source(&self) -> PathBuf {
         self.directory.path().join("gateways")

@@ -125,8 +125,10 @@ fn packets_of_two_peers_that_come_in_turn_leave_in_trains_and_each_peers_in_orde
     // What comes while the tunnel does not run is one batch.
     let tunnel = Pid::from_raw(wga.process.0.id() as i32);
     kill(tunnel, Signal::SIGSTOP).unwrap();
-    eventually("the tunnel to stop", || {
-        fs::read_to_string(format!("/proc/{tunnel}/stat")).unwrap().contains(") T ")
+    eventually("all its threads to stop", || {
+        let mut threads = fs::read_dir(format!("/proc/{tunnel}/task")).unwrap();
+        threads
+            .all(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).unwrap().contains(") T "))
     });
     let send = a.within(move || {
         let clients: Vec<_> = addresses.into_iter().map(traffic::udp_client).collect();
