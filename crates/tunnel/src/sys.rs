@@ -1,4 +1,5 @@
-//! The system calls that no safe crate offers: TUN ioctls, BPF, batched datagrams and socket options.
+//! The system calls that no safe crate offers: TUN ioctls, BPF, batched datagrams and socket options; and what the processor
+//! has beyond what every one of its kind has.
 //!
 //! All `unsafe` of the crate is here. Nothing in this file knows what a packet is.
 
@@ -9,6 +10,25 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
+
+use crate::packet::checksum;
+
+/// [`checksum::unfolded`] by the widest vectors of the processor.
+#[inline]
+pub(crate) fn unfolded(bytes: &[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn avx2(bytes: &[u8]) -> u64 {
+            checksum::unfolded(bytes)
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2.
+            return unsafe { avx2(bytes) };
+        }
+    }
+    checksum::unfolded(bytes)
+}
 
 /// Longest socket address the rings carry: `struct sockaddr_in6`.
 pub(crate) const NAME: usize = size_of::<libc::sockaddr_in6>();

@@ -1,28 +1,38 @@
 //! The Internet checksum (RFC 1071).
 
+use crate::sys;
+
+/// Bytes from which it is worth a look at the processor: more than a header has.
+const LONG: usize = 128;
+
 /// Adds `bytes` to a running one's complement sum, as big-endian 16-bit words; an odd last byte is padded with zero.
 ///
-/// The sum is kept unfolded in 64 bits: words are added four bytes at a time in the machine's order and turned round once
-/// at the end, which one's complement arithmetic allows.
+/// The sum is kept unfolded in 64 bits: words are added in the machine's order and turned round once at the end, which
+/// one's complement arithmetic allows.
 #[inline]
 #[must_use]
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
-    let word = |bytes: &[u8]| u64::from(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-    let mut lanes = [0; 8];
-    let mut blocks = bytes.chunks_exact(32);
-    for block in &mut blocks {
-        for (lane, bytes) in lanes.iter_mut().zip(block.chunks_exact(4)) {
-            *lane += word(bytes);
-        }
-    }
-    let mut words = blocks.remainder().chunks_exact(4);
-    let mut own: u64 = lanes.iter().sum::<u64>() + (&mut words).map(word).sum::<u64>();
-    if let rest @ [_, ..] = words.remainder() {
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        own += word(&last);
-    }
+    let own = if bytes.len() < LONG { unfolded(bytes) } else { sys::unfolded(bytes) };
     sum + u64::from(u16::from_be(fold(own)))
+}
+
+/// Sum of 32-bit words in the machine's order, the last padded with zeroes. Inlined, so that it is compiled for whatever
+/// processor its caller is.
+#[inline(always)]
+pub(crate) fn unfolded(bytes: &[u8]) -> u64 {
+    let (pairs, rest) = bytes.as_chunks();
+    // Words in pairs, as one number each; what the lower ones overflow into the upper ones shows against their own sum.
+    let (mut both, mut upper) = (0_u64, 0_u64);
+    for pair in pairs {
+        let pair = u64::from_ne_bytes(*pair);
+        both = both.wrapping_add(pair);
+        upper = upper.wrapping_add(pair >> 32);
+    }
+    let lower = both.wrapping_sub(upper << 32);
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let last = u64::from_ne_bytes(last);
+    lower + upper + (last >> 32) + (last & 0xffff_ffff)
 }
 
 /// Folds a running sum to 16 bits, not inverted.

@@ -247,7 +247,8 @@ impl Coalescer {
             // Addresses and ports: they end where the ports do, and begin in the middle of the IP header.
             let head = &buffer[self.pieces[frame.first as usize].start as usize..];
             let from = if have.transport == ip::V4_HEADER { 12 } else { 8 };
-            (from..have.transport + 4).step_by(4).all(|at| ip::u32_at(head, at) == ip::u32_at(packet, at))
+            let to = have.transport + 4;
+            head[from..to] == packet[from..to]
         })
     }
 
@@ -380,11 +381,10 @@ fn same_ip(head: &[u8], packet: &[u8], index: u32) -> bool {
 #[inline]
 fn same_tcp(head: &[u8], packet: &[u8], shape: &Shape, payload: usize) -> bool {
     let (head, packet) = (&head[shape.transport..shape.headers], &packet[shape.transport..shape.headers]);
-    let words = |at: usize| ip::u32_at(head, at) == ip::u32_at(packet, at);
     // Sequence; acknowledgement; header length, flags and window; urgent pointer; options.
     ip::u32_at(packet, 4) == ip::u32_at(head, 4).wrapping_add(payload as u32)
-        && words(8)
+        && ip::u32_at(packet, 8) == ip::u32_at(head, 8)
         && ip::u32_at(packet, 12) & !PSH_WORD == ip::u32_at(head, 12) & !PSH_WORD
         && ip::u16_at(packet, 18) == ip::u16_at(head, 18)
-        && (20..head.len()).step_by(4).all(words)
+        && head[20..] == packet[20..]
 }

@@ -15,7 +15,9 @@ pub const UDP: u8 = 17;
 #[inline]
 #[must_use]
 pub fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    let mut field = [0; 2];
+    field.copy_from_slice(&bytes[at..at + 2]);
+    u16::from_be_bytes(field)
 }
 
 /// Writes a big-endian 16-bit field.
@@ -28,7 +30,9 @@ pub fn set_u16(bytes: &mut [u8], at: usize, value: u16) {
 #[inline]
 #[must_use]
 pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    let mut field = [0; 4];
+    field.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_be_bytes(field)
 }
 
 /// Writes a big-endian 32-bit field.
@@ -46,6 +50,13 @@ pub fn version(packet: &[u8]) -> Option<u8> {
         6 if packet.len() >= V6_HEADER => Some(6),
         _ => None,
     }
+}
+
+/// Bytes that an IPv4 packet says its header has, options included; the shortest header's where it says less.
+#[inline]
+#[must_use]
+pub fn v4_header(packet: &[u8]) -> usize {
+    (usize::from(packet[0] & 15) * 4).max(V4_HEADER)
 }
 
 /// Source address.
@@ -105,7 +116,7 @@ pub fn mark_congestion(packet: &mut [u8]) {
 
 /// Recomputes the checksum of an IPv4 header.
 pub fn write_v4_checksum(packet: &mut [u8]) {
-    let length = (usize::from(packet[0] & 15) * 4).clamp(V4_HEADER, packet.len());
+    let length = v4_header(packet).min(packet.len());
     set_u16(packet, 10, 0);
     let sum = super::checksum::finish(super::checksum::add(0, &packet[..length]));
     set_u16(packet, 10, sum);

@@ -82,6 +82,8 @@ struct Plan {
     sequence: u32,
     flags: u8,
     identification: u16,
+    /// Sum of the IPv4 header but for its length, identification and checksum.
+    unchanged: u64,
 }
 
 impl Plan {
@@ -93,8 +95,8 @@ impl Plan {
         };
         let (start, offset) = header.checksum.ok_or(Malformed)?;
         let (transport, offset) = (usize::from(start), usize::from(offset));
-        let least = if version == 4 { usize::from(frame[0] & 15) * 4 } else { ip::V6_HEADER };
-        if transport < least.max(ip::V4_HEADER) || offset != if tcp { 16 } else { 6 } {
+        let least = if version == 4 { ip::v4_header(frame) } else { ip::V6_HEADER };
+        if transport < least || offset != if tcp { 16 } else { 6 } {
             return Err(Malformed);
         }
         if transport + if tcp { 20 } else { 8 } > frame.len() {
@@ -114,6 +116,11 @@ impl Plan {
         let whole = (frame.len() - transport) as u64;
         // Adding the one's complement of the length takes it away.
         let pseudo = u64::from(ip::u16_at(frame, field)) + u64::from(!checksum::fold(whole));
+        let unchanged = if version == 4 {
+            [0..2, 6..10, 12..least].into_iter().fold(0, |sum, part| checksum::add(sum, &frame[part]))
+        } else {
+            0
+        };
         Ok(Self {
             version,
             tcp,
@@ -125,6 +132,7 @@ impl Plan {
             sequence: if tcp { ip::u32_at(frame, transport + 4) } else { 0 },
             flags: if tcp { frame[transport + 13] } else { 0 },
             identification: if version == 4 { ip::u16_at(frame, 4) } else { 0 },
+            unchanged,
         })
     }
 
@@ -133,9 +141,11 @@ impl Plan {
     fn finish(&self, packet: &mut [u8], index: usize, offset: usize, last: bool) {
         let length = packet.len();
         if self.version == 4 {
+            let identification = self.identification.wrapping_add(index as u16);
             ip::set_u16(packet, 2, length as u16);
-            ip::set_u16(packet, 4, self.identification.wrapping_add(index as u16));
-            ip::write_v4_checksum(packet);
+            ip::set_u16(packet, 4, identification);
+            let sum = self.unchanged + length as u64 + u64::from(identification);
+            ip::set_u16(packet, 10, checksum::finish(sum));
         } else {
             ip::set_u16(packet, 4, (length - ip::V6_HEADER) as u16);
         }
