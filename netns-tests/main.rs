@@ -26,6 +26,7 @@ mod lab;
 mod lacks;
 mod mtu;
 mod objects;
+mod overlay_guard;
 mod packets;
 mod prompt;
 mod raven;

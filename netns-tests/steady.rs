@@ -4,7 +4,10 @@ use std::net::{IpAddr, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
+use sha2::{Digest, Sha256};
 
 use crate::agent::{SOON, await_ready, metric, status};
 use crate::await_::eventually;
@@ -115,6 +118,25 @@ fn an_agent_that_is_killed_and_started_again_loses_no_packet_and_writes_nothing(
         assert_eq!(before, after, "{name}: {}", difference(&before, &after));
     }
     none_lost_anything(flows);
+}
+
+#[test]
+fn another_secret_on_all_gateways_costs_no_packet() {
+    let mut lab = three_domains();
+    lab.await_tunnels();
+    let flows = flows(&lab);
+    for name in ["cloud-1", "site-1"] {
+        lab.end_agent(name, Signal::SIGTERM);
+        lab.start_agent(name, &["--vpn-connection-psk", "another"]);
+        let space = &lab.node(name).space;
+        await_ready(space);
+        let keys = space.run("wg show raven-wg0 preshared-keys");
+        assert!(keys.trim().ends_with(&STANDARD.encode(Sha256::digest("another"))), "{name}: {keys}");
+    }
+    none_lost_anything(flows);
+    // Who has no session any more begins one with the new secret.
+    lab.node("site-1").space.sh("kill -9 $(pgrep -f '[c]orax tunnel') 2>/dev/null || ip link del raven-wg0");
+    lab.everyone_reaches_everyone();
 }
 
 #[test]

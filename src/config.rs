@@ -108,7 +108,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<Prefix>,
     /// Addresses of the API server, comma list; never inside a steered prefix
-    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = address)]
     pub api_server: Vec<IpAddr>,
     /// Members of the domain reach each other's pods over raven0 too; the same on all of them
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true)]
@@ -198,6 +198,12 @@ fn parse_port(text: &str) -> Result<u16, String> {
         Ok(port) if port > 0 => Ok(port),
         _ => Err(format!("{text:?} names no UDP port, expected 1 to 65535")),
     }
+}
+
+/// An address alone.
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse()
+        .map_err(|_| "expected an IP address without a port, like 192.0.2.1 or 2001:db8::1".to_owned())
 }
 
 /// A directory of manifests.

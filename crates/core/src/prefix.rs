@@ -85,7 +85,7 @@ pub enum PrefixError {
     #[error("an empty CIDR")]
     Empty,
     /// The text is not of the form `address/length`.
-    #[error("malformed CIDR {0:?}")]
+    #[error("malformed CIDR {0:?}, expected ADDRESS/LENGTH, like 10.96.0.0/12 or fd00:96::/112")]
     Malformed(String),
 }
 

@@ -9,6 +9,7 @@ use crate::error::Error;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Name of the TUN device to make; its control socket is /var/run/wireguard/NAME.sock
+    #[arg(value_parser = device_name)]
     pub name: String,
     /// Stay in the foreground and log to standard error, as much as LOG_LEVEL says: verbose, info, error or silent
     #[arg(short, long, env = "WG_PROCESS_FOREGROUND", value_parser = clap::builder::FalseyValueParser::new())]
@@ -85,9 +86,14 @@ impl Options {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let good = (1..16).contains(&self.name.len())
-            && !self.name.contains(|c: char| c == '/' || c.is_whitespace())
-            && !matches!(self.name.as_str(), "." | "..");
-        if good { Ok(()) } else { Err(Error::Name(self.name.clone())) }
+        device_name(&self.name).map(drop)
     }
+}
+
+/// A name that the kernel takes for a device.
+fn device_name(name: &str) -> Result<String, Error> {
+    let good = (1..16).contains(&name.len())
+        && !name.contains(|c: char| c == '/' || c.is_whitespace())
+        && !matches!(name, "." | "..");
+    if good { Ok(name.to_owned()) } else { Err(Error::Name(name.to_owned())) }
 }

@@ -38,6 +38,8 @@ pub(crate) struct State {
     identity: Option<Arc<Identity>>,
     /// Made when first needed: a peer that never speaks costs no handshake state.
     engine: Option<Box<dyn Engine>>,
+    /// Of the preshared key before, while it has a session: used until the new key has made one. Its handshakes are over.
+    before: Option<Box<dyn Engine>>,
     /// Packets that the engine keeps until there is a session.
     waiting: Waiting,
     /// Wall clock and monotonic clock when the engine was made, which is what its handshakes are stamped with.
@@ -78,6 +80,7 @@ impl Peer {
             index,
             identity,
             engine: None,
+            before: None,
             waiting: Waiting::new(waiting),
             made: (SystemTime::now(), Instant::now()),
             preshared: None,
@@ -107,15 +110,20 @@ impl State {
     /// Takes over a new key of our own (or none); what was agreed with the old one ends.
     pub(crate) fn set_identity(&mut self, identity: Option<Arc<Identity>>, metrics: &Metrics) {
         self.identity = identity;
+        self.before = None;
         self.forget(metrics);
     }
 
-    /// Changing the key ends the session; setting the same does nothing.
+    /// The key counts from the next handshake on, as in the kernel's WireGuard: a session goes on until then.
     pub(crate) fn set_preshared(&mut self, preshared: Option<PresharedKey>, metrics: &Metrics) {
-        if self.preshared != preshared {
-            self.preshared = preshared;
-            self.forget(metrics);
+        if self.preshared == preshared {
+            return;
         }
+        self.preshared = preshared;
+        if let Some(engine) = self.engine.take_if(|engine| engine.established()) {
+            self.before = Some(engine);
+        }
+        self.forget(metrics);
     }
 
     pub(crate) fn preshared(&self) -> Option<&PresharedKey> {
@@ -174,6 +182,7 @@ impl State {
         std::mem::take(&mut self.greet) || !self.keepalive.is_zero()
     }
 
+    /// Begins anew, but for what the preshared key before has.
     fn forget(&mut self, metrics: &Metrics) {
         metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
         self.engine = None;
@@ -189,6 +198,16 @@ impl State {
         self.engine.as_mut()
     }
 
+    /// The engine to seal with: that of the preshared key before where it alone has a session.
+    fn sealer(&mut self) -> Option<&mut Box<dyn Engine>> {
+        let has_session =
+            |engine: &Option<Box<dyn Engine>>| engine.as_ref().is_some_and(|one| one.established());
+        if has_session(&self.before) && !has_session(&self.engine) {
+            return self.before.as_mut();
+        }
+        self.engine()
+    }
+
     /// Seals one packet into the outbox. The caller has made sure that there is room.
     #[inline]
     pub(crate) fn seal(&mut self, packet: &[u8], outbox: &mut Outbox, metrics: &Metrics) {
@@ -197,7 +216,7 @@ impl State {
         };
         let together = self.singles_until.is_none();
         let may_wait = self.waiting.has_room(packet.len());
-        let Some(engine) = self.engine() else {
+        let Some(engine) = self.sealer() else {
             return metrics.drop(Reason::NoKey, 1);
         };
         let sealed = if may_wait || engine.established() {
@@ -258,18 +277,24 @@ impl State {
         now: Instant,
         out: &mut [u8],
     ) -> Opened {
-        let Some(engine) = self.engine.as_mut() else {
-            return Opened::Refused(Reason::NoSession);
+        let mut opened = match &mut self.engine {
+            Some(engine) => engine.open(message, out),
+            None => Opened::Refused(Reason::NoSession),
         };
-        let opened = engine.open(message, out);
-        if matches!(opened, Opened::Packet(_) | Opened::Keepalive) {
+        let authentic = |opened: &Opened| matches!(opened, Opened::Packet(_) | Opened::Keepalive);
+        let of_engine = authentic(&opened);
+        if let (false, Some(before)) = (of_engine, &mut self.before) {
+            opened = before.open(message, out);
+        }
+        if authentic(&opened) {
             if self.endpoint != Some(from) {
                 self.is_at(from);
             }
             self.last_traffic = now;
             self.heard = now;
             self.rx_bytes += message.len() as u64;
-            if self.answered == Some(index) {
+            // The other engine counts its sessions alike.
+            if of_engine && self.answered == Some(index) {
                 // Now both sides have the session.
                 self.answered = None;
                 self.handshake_done();
@@ -355,8 +380,11 @@ impl State {
         }
     }
 
-    /// Lets time pass for the engine, whose old keys end; returns the bytes of what it wants sent.
+    /// Lets time pass for the engines, whose old keys end; returns the bytes of what they want sent.
     pub(crate) fn age(&mut self, out: &mut [u8], metrics: &Metrics) -> Option<usize> {
+        if let Some(length) = self.age_before(out) {
+            return Some(length);
+        }
         let engine = self.engine.as_mut()?;
         let written = engine.tick(out);
         if engine.gave_up() {
@@ -365,13 +393,29 @@ impl State {
         written
     }
 
+    /// The same for that of the preshared key before: the handshake that it would begin, the new key begins.
+    fn age_before(&mut self, out: &mut [u8]) -> Option<usize> {
+        let before = self.before.as_mut()?;
+        let written = before.tick(out);
+        if !before.established() {
+            self.before = None;
+        }
+        let length = written?;
+        let engine = self.engine()?;
+        if engine.established() {
+            // It wants what it is not used for any more.
+            return None;
+        }
+        if out[0] == crate::noise::DATA { Some(length) } else { engine.initiate(out) }
+    }
+
     /// Sends an empty packet, or starts the handshake that it needs.
     pub(crate) fn send_keepalive(&mut self, now: Instant, outbox: &mut Outbox, metrics: &Metrics) {
         if self.endpoint.is_none() {
             return;
         }
         self.last_traffic = now;
-        let Some(engine) = self.engine() else { return };
+        let Some(engine) = self.sealer() else { return };
         let length = if engine.established() {
             match engine.seal(&[], outbox.room()) {
                 Sealed::Message(length) | Sealed::Initiation(length) => Some(length),

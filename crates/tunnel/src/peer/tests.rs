@@ -14,6 +14,10 @@ struct World {
     outbox: Outbox,
     own: Socket,
     engine: Box<dyn Engine>,
+    /// For further engines of the peer's.
+    identity: Arc<Identity>,
+    /// Our key, as the peer knows it.
+    key: PublicKey,
     socket: UdpSocket,
 }
 
@@ -36,6 +40,8 @@ impl World {
             own: Socket::bind(0, 0, Wanted { segmentation: false, grouping: false, refusal: None }, false)
                 .unwrap(),
             engine: right.engine(left.public, None, 2),
+            identity: right,
+            key: left.public,
             socket,
         }
     }
@@ -71,9 +77,26 @@ impl World {
     }
 
     fn open(&mut self, message: &[u8], from: Endpoint) {
+        assert!(matches!(self.opened(message, from), Opened::Packet(_) | Opened::Keepalive));
+    }
+
+    fn opened(&mut self, message: &[u8], from: Endpoint) -> Opened {
         let index = u32::from_le_bytes(*message[4..].first_chunk().unwrap());
-        let opened = self.state.open(message, index, from, Instant::now(), &mut [0; 256]);
-        assert!(matches!(opened, Opened::Packet(_) | Opened::Keepalive));
+        self.state.open(message, index, from, Instant::now(), &mut [0; 256])
+    }
+
+    /// What we send reaches the peer.
+    fn is_heard(&mut self) -> bool {
+        self.state.seal(&packet(), &mut self.outbox, &self.metrics);
+        let message = self.arrived();
+        matches!(self.engine.open(&message, &mut [0; 256]), Opened::Packet(32))
+    }
+
+    /// Sets the preshared key on our side alone; returns the peer's engine that will have it, too.
+    fn preshared(&mut self, hex: &str) -> Box<dyn Engine> {
+        let key = PresharedKey::parse(&hex.repeat(32)).unwrap();
+        self.state.set_preshared(key.clone(), &self.metrics);
+        self.identity.engine(self.key, key.as_ref(), 2)
     }
 }
 
@@ -188,8 +211,83 @@ fn what_waits_for_the_sessions_of_a_device_has_a_limit() {
     assert_eq!((total.load(Ordering::Relaxed), drops(&world, Reason::NoHandshake)), (0, 1));
 }
 
+#[test]
+fn a_session_outlives_its_preshared_key_until_the_new_one_has_made_another() {
+    let mut world = World::new();
+    let first = world.peer_begins();
+    world.open(&first, world.from(None));
+    let with_new = world.preshared("cd");
+    for _ in 0..3 {
+        let message = world.peer_sends();
+        world.open(&message, world.from(None));
+        assert!(matches!(world.opened(&message, world.from(None)), Opened::Refused(_)), "once");
+        assert!(world.is_heard());
+    }
+    let late = world.peer_sends();
+    world.engine = with_new;
+    let first = world.peer_begins();
+    assert!(!world.is_heard(), "what the peer has not confirmed is not used yet");
+    world.open(&first, world.from(None));
+    assert!(world.is_heard());
+    let message = world.peer_sends();
+    world.open(&message, world.from(None));
+    world.open(&late, world.from(None));
+    assert_eq!(world.state.handshakes, 2);
+    world.preshared("ef");
+    assert!(world.is_heard(), "a further key leaves the newer session");
+    world.preshared("cd");
+    assert!(world.is_heard(), "though there is none of the last");
+}
+
+#[test]
+fn a_key_that_nobody_else_has_makes_no_session_and_a_new_identity_ends_every_one() {
+    let mut world = World::new();
+    let first = world.peer_begins();
+    world.open(&first, world.from(None));
+    world.preshared("cd");
+    let mut out = [0; 256];
+    let length = world.engine.initiate(&mut out).unwrap();
+    world.state.handshake(&out[..length], world.from(None), &mut world.outbox, &world.metrics);
+    let answer = world.arrived();
+    assert!(matches!(world.engine.open(&answer, &mut out), Opened::Refused(_)));
+    assert!(world.is_heard(), "the session goes on all the same");
+    let identity = world.state.identity.clone();
+    world.state.set_identity(identity, &world.metrics);
+    let message = world.peer_sends();
+    assert!(matches!(world.opened(&message, world.from(None)), Opened::Refused(_)));
+    assert!(!world.is_heard());
+}
+
+#[test]
+fn the_handshake_that_an_old_session_asks_for_is_begun_with_the_new_key() {
+    let mut world = World::new();
+    world.engine = world.preshared("cd");
+    let before =
+        |session| -> Option<Box<dyn Engine>> { Some(Box::new(Weary { ticks: Arc::default(), session })) };
+    world.state.before = before(true);
+    world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
+    let initiation = world.arrived();
+    let mut out = [0; 256];
+    let Opened::Answer(length) = world.engine.open(&initiation, &mut out) else { panic!("a response") };
+    assert!(world.state.before.is_some());
+    world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
+    assert!(world.outbox.is_empty(), "one handshake at a time");
+    world.state.handshake(&out[..length], world.from(None), &mut world.outbox, &world.metrics);
+    let confirmation = world.arrived();
+    assert!(matches!(world.engine.open(&confirmation, &mut out), Opened::Keepalive));
+    assert!(world.is_heard(), "by the new session, though the old one is there");
+    world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
+    assert!(world.outbox.is_empty(), "nothing more is done for the old one");
+    world.state.before = before(false);
+    world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
+    assert!(world.state.before.is_none(), "it has ended");
+}
+
 /// An engine that gives up at once, and counts in its way out.
-struct Weary(Arc<AtomicUsize>);
+struct Weary {
+    ticks: Arc<AtomicUsize>,
+    session: bool,
+}
 
 impl Engine for Weary {
     fn seal(&mut self, _: &[u8], _: &mut [u8]) -> Sealed {
@@ -209,17 +307,17 @@ impl Engine for Weary {
     }
 
     fn tick(&mut self, out: &mut [u8]) -> Option<usize> {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.ticks.fetch_add(1, Ordering::Relaxed);
         out[0] = INITIATION;
         Some(148)
     }
 
     fn established(&self) -> bool {
-        false
+        self.session
     }
 
     fn gave_up(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.ticks.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -234,7 +332,7 @@ fn keys_grow_old_while_the_device_is_down_and_what_waited_is_counted() {
     {
         let mut state = peer.lock();
         state.set_endpoint(world.from(None).address);
-        state.engine = Some(Box::new(Weary(Arc::clone(&ticks))));
+        state.engine = Some(Box::new(Weary { ticks: Arc::clone(&ticks), session: false }));
         state.seal(&packet(), &mut world.outbox, &device.metrics);
     }
     device.tick(&mut world.outbox);

@@ -77,6 +77,17 @@ fn without_foreground_it_returns_when_it_answers() {
 }
 
 #[test]
+fn a_name_that_no_device_can_have_is_wrong_usage() {
+    let world = World::new();
+    let a = world.host("a");
+    for name in ["with/slash", "longer-than-a-device's", ".."] {
+        let refused = a.try_run(&format!("{CORAX} -f {name}"));
+        assert_eq!(refused.status.code(), Some(2), "{name}");
+        assert!(text(&refused.stderr).contains("1 to 15 characters"), "{}", text(&refused.stderr));
+    }
+}
+
+#[test]
 fn it_logs_where_a_level_is_asked_for_and_to_a_file_without_colours() {
     let world = World::new();
     let a = world.host("a");

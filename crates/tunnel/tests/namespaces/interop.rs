@@ -1,10 +1,13 @@
 //! Corax talks to itself, to wireguard-go and to boringtun's program, either side first, and with several threads.
 
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::traffic;
-use super::world::{CORAX, Keys, Tunnel, WIREGUARD_GO, World, ask, boringtun_cli, eventually, join, third};
+use super::world::{
+    CORAX, Keys, Tunnel, WIREGUARD_GO, World, ask, boringtun_cli, eventually, join, text, third,
+};
 
 fn talk(left: &str, right: &str, right_first: bool) {
     let world = World::new();
@@ -113,20 +116,45 @@ fn endpoints_may_be_ipv6() {
     traffic::tcp(&b, &a, "fd08::1", 1 << 20);
 }
 
-#[test]
-fn a_preshared_key_counts_and_may_change() {
+/// A preshared key that differs lets nothing through; one that changes on both sides costs no packet.
+fn change_the_preshared_key(other: &str) {
     let world = World::new();
     let (a, b) = world.pair();
-    let (wga, wgb) = join((&a, CORAX), (&b, WIREGUARD_GO));
+    let (wga, wgb) = join((&a, CORAX), (&b, other));
     let one = world.file("one", "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=\n");
     let two = world.file("two", "AAAAAws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=\n");
-    wga.peer(&wgb, &format!("preshared-key {}", one.display()));
-    wgb.peer(&wga, &format!("preshared-key {}", one.display()));
-    a.ping("10.8.0.2");
-    wga.peer(&wgb, &format!("preshared-key {}", two.display()));
-    assert!(!a.reaches("10.8.0.2"), "keys differ");
-    wgb.peer(&wga, &format!("preshared-key {}", two.display()));
-    eventually("a handshake with the new key", || a.reaches("10.8.0.2"));
+    let [one, two] = [one, two].map(|file| format!("preshared-key {}", file.display()));
+    wga.peer(&wgb, &one);
+    wgb.peer(&wga, &two);
+    assert!(!a.reaches("10.8.0.2"), "the keys differ");
+    wgb.peer(&wga, &one);
+    eventually("a handshake with the key", || a.reaches("10.8.0.2"));
+    let mut ping = a.command("ping -n -q -i 0.01 -c 300 10.8.0.2");
+    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    wga.peer(&wgb, &two);
+    assert!(b.reaches("10.8.0.1"), "the session goes on");
+    wgb.peer(&wga, &two);
+    let told = text(&ping.wait_with_output().unwrap().stdout);
+    assert!(told.contains("300 received, 0% packet loss"), "{told}");
+    // Without its session the other side has to shake hands again: only with the new key.
+    let again = |key: &str| {
+        wgb.peer(&wga, "remove");
+        wgb.peer(&wga, &format!("{key} endpoint 10.9.0.1:5001 allowed-ips 10.8.0.1/32,fd08::1/128"));
+        b.reaches("10.8.0.1")
+    };
+    assert!(!again(&one));
+    assert!(again(&two));
+    eventually("the other way", || a.reaches("10.8.0.2"));
+}
+
+#[test]
+fn a_preshared_key_counts_and_changes_without_a_packet_lost() {
+    change_the_preshared_key(CORAX);
+}
+
+#[test]
+fn so_it_does_where_the_other_is_wireguard_go() {
+    change_the_preshared_key(WIREGUARD_GO);
 }
 
 /// How much longer the busier of two workers was on a core.
