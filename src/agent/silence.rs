@@ -48,7 +48,7 @@ impl Silence {
         let renewed = handshake_age.is_some_and(|age| seen.handshake_age.is_none_or(|before| age < before));
         let (more_sent, more_received) =
             (sent.saturating_sub(seen.sent), received.saturating_sub(seen.received));
-        // A session whose key was taken away sends what is to make a new one, and nothing else.
+        // A tunnel whose peer has no session any more and another key gets what is to make a new one, and nothing else.
         let data = [more_sent, more_received].iter().all(|bytes| bytes.is_multiple_of(BLOCK));
         let only_handshakes = !data && is_handshakes(more_sent) && is_handshakes(more_received);
         let quiet = (more_sent, more_received) == (0, 0);
@@ -135,7 +135,7 @@ mod tests {
             [0; 4]
         );
         assert_eq!([told(900, 2000, 21, 20), told(932, 2000, 41, 40)], [0; 2]);
-        // The preshared key changes. The other end asks, and is answered, in vain.
+        // The other end begins anew with another preshared key. It asks, and is answered, in vain.
         assert_eq!([told(1080, 2000, 46, 45), told(1228, 2000, 51, 50), told(1468, 2148, 56, 55)], [0; 3]);
         assert_eq!([told(1468, 2148, 61, 60), told(1616, 2148, 66, 65)], [0, 1]);
         assert_eq!(told(1800, 2240, 2, 70), 0, "and there it is");

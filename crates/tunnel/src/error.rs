@@ -7,8 +7,8 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name is not one the kernel takes for a device (1 to 15 bytes, no slash, no space).
-    #[error("{0:?} is not a device name: 1 to 15 characters, no slash, no space")]
+    /// The name is not one the kernel takes for a device (1 to 15 bytes, no slash, no colon, no space).
+    #[error("{0:?} is not a device name: 1 to 15 characters, no slash, no colon, no space")]
     Name(String),
     /// The TUN device cannot be made.
     #[error("cannot make TUN device {name}: {source}{}", hint(.source))]

@@ -142,7 +142,7 @@ impl Identity {
         preshared: Option<&PresharedKey>,
         index: u32,
     ) -> Box<dyn Engine> {
-        Box::new(Boringtun(Tunn::new(
+        Box::new(Boringtun::from(Tunn::new(
             self.private.secret().clone(),
             x25519::PublicKey::from(peer.0),
             preshared.map(|key| *key.bytes()),
@@ -153,12 +153,23 @@ impl Identity {
     }
 }
 
-struct Boringtun(Tunn);
+struct Boringtun {
+    tunn: Tunn,
+    /// The peer has shown that it has a session, too. Until then the eighth answer of ours would pass for one: it takes the
+    /// place where `tunn` looks for the current session.
+    confirmed: bool,
+}
+
+impl From<Tunn> for Boringtun {
+    fn from(tunn: Tunn) -> Self {
+        Self { tunn, confirmed: false }
+    }
+}
 
 impl Engine for Boringtun {
     #[inline]
     fn seal(&mut self, packet: &[u8], out: &mut [u8]) -> Sealed {
-        match self.0.encapsulate(packet, out) {
+        match self.tunn.encapsulate(packet, out) {
             TunnResult::WriteToNetwork(message) if message.first() == Some(&DATA) => {
                 Sealed::Message(message.len())
             }
@@ -169,35 +180,44 @@ impl Engine for Boringtun {
 
     #[inline]
     fn open(&mut self, message: &[u8], out: &mut [u8]) -> Opened {
-        match self.0.decapsulate(None, message, out) {
+        match self.tunn.decapsulate(None, message, out) {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                self.confirmed = true;
                 Opened::Packet(packet.len())
             }
-            TunnResult::WriteToNetwork(answer) => Opened::Answer(answer.len()),
-            TunnResult::Done if message.first() == Some(&DATA) => Opened::Keepalive,
+            TunnResult::WriteToNetwork(answer) => {
+                self.confirmed |= message.first() == Some(&RESPONSE);
+                Opened::Answer(answer.len())
+            }
+            TunnResult::Done if message.first() == Some(&DATA) => {
+                self.confirmed = true;
+                Opened::Keepalive
+            }
             TunnResult::Done => Opened::Nothing,
             TunnResult::Err(error) => Opened::Refused(reason(&error)),
         }
     }
 
     fn next_waiting(&mut self, out: &mut [u8]) -> Option<usize> {
-        written(&self.0.decapsulate(None, &[], out))
+        written(&self.tunn.decapsulate(None, &[], out))
     }
 
     fn initiate(&mut self, out: &mut [u8]) -> Option<usize> {
-        written(&self.0.format_handshake_initiation(out, false))
+        written(&self.tunn.format_handshake_initiation(out, false))
     }
 
     fn tick(&mut self, out: &mut [u8]) -> Option<usize> {
-        written(&self.0.update_timers(out))
+        let written = written(&self.tunn.update_timers(out));
+        self.confirmed &= self.tunn.time_since_last_handshake().is_some();
+        written
     }
 
     fn established(&self) -> bool {
-        self.0.time_since_last_handshake().is_some()
+        self.confirmed && self.tunn.time_since_last_handshake().is_some()
     }
 
     fn gave_up(&self) -> bool {
-        self.0.is_expired()
+        self.tunn.is_expired()
     }
 }
 
@@ -260,7 +280,7 @@ mod tests {
         let [own, theirs] =
             ["01", "02"].map(|hex| Identity::new(PrivateKey::parse(&hex.repeat(32)).flatten().unwrap(), 1));
         let from: IpAddr = [192, 0, 2, 1].into();
-        let mut engine = Boringtun(Tunn::new(
+        let mut engine = Boringtun::from(Tunn::new(
             theirs.private.secret().clone(),
             x25519::PublicKey::from(own.public.0),
             None,
@@ -278,7 +298,8 @@ mod tests {
             panic!("there is load")
         };
         assert!(matches!(engine.open(cookie, &mut [0; LEAST_ROOM]), Opened::Nothing));
-        let TunnResult::WriteToNetwork(_) = engine.0.format_handshake_initiation(&mut message, true) else {
+        let TunnResult::WriteToNetwork(_) = engine.tunn.format_handshake_initiation(&mut message, true)
+        else {
             panic!("again")
         };
         assert_eq!(own.admit(from, &message, &mut reply), Admission::ByCookie);

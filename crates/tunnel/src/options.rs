@@ -93,7 +93,7 @@ impl Options {
 /// A name that the kernel takes for a device.
 fn device_name(name: &str) -> Result<String, Error> {
     let good = (1..16).contains(&name.len())
-        && !name.contains(|c: char| c == '/' || c.is_whitespace())
+        && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace())
         && !matches!(name, "." | "..");
     if good { Ok(name.to_owned()) } else { Err(Error::Name(name.to_owned())) }
 }

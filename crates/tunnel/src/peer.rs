@@ -20,6 +20,8 @@ const SINGLES: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(5);
 /// A clock that is this much ahead of where it was expected was set, and did not merely drift.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
+/// How late messages of a session may come that another preshared key has replaced.
+const LATE: Duration = Duration::from_secs(10);
 
 /// A peer. Its key, index and worker never change; the rest is behind the lock, which is held for a batch.
 pub(crate) struct Peer {
@@ -38,8 +40,8 @@ pub(crate) struct State {
     identity: Option<Arc<Identity>>,
     /// Made when first needed: a peer that never speaks costs no handshake state.
     engine: Option<Box<dyn Engine>>,
-    /// Of the preshared key before, while it has a session: used until the new key has made one. Its handshakes are over.
-    before: Option<Box<dyn Engine>>,
+    /// Of an earlier preshared key.
+    before: Option<Before>,
     /// Packets that the engine keeps until there is a session.
     waiting: Waiting,
     /// Wall clock and monotonic clock when the engine was made, which is what its handshakes are stamped with.
@@ -64,6 +66,13 @@ pub(crate) struct State {
     pub(crate) rx_packets: u64,
     pub(crate) tx_packets: u64,
     pub(crate) handshakes: u64,
+}
+
+/// An engine whose preshared key is another now: its session is used until the new key has made one. Its handshakes are over.
+struct Before {
+    engine: Box<dyn Engine>,
+    /// There is a newer session; until then messages of this one are taken.
+    until: Option<Instant>,
 }
 
 impl Peer {
@@ -121,7 +130,7 @@ impl State {
         }
         self.preshared = preshared;
         if let Some(engine) = self.engine.take_if(|engine| engine.established()) {
-            self.before = Some(engine);
+            self.before = Some(Before { engine, until: None });
         }
         self.forget(metrics);
     }
@@ -200,10 +209,11 @@ impl State {
 
     /// The engine to seal with: that of the preshared key before where it alone has a session.
     fn sealer(&mut self) -> Option<&mut Box<dyn Engine>> {
-        let has_session =
-            |engine: &Option<Box<dyn Engine>>| engine.as_ref().is_some_and(|one| one.established());
-        if has_session(&self.before) && !has_session(&self.engine) {
-            return self.before.as_mut();
+        if let Some(before) = &self.before
+            && !self.engine.as_ref().is_some_and(|engine| engine.established())
+            && before.engine.established()
+        {
+            return self.before.as_mut().map(|before| &mut before.engine);
         }
         self.engine()
     }
@@ -284,7 +294,11 @@ impl State {
         let authentic = |opened: &Opened| matches!(opened, Opened::Packet(_) | Opened::Keepalive);
         let of_engine = authentic(&opened);
         if let (false, Some(before)) = (of_engine, &mut self.before) {
-            opened = before.open(message, out);
+            // Both number their sessions alike.
+            let by_before = before.engine.open(message, out);
+            if authentic(&by_before) || !matches!(opened, Opened::Refused(Reason::Replayed)) {
+                opened = by_before;
+            }
         }
         if authentic(&opened) {
             if self.endpoint != Some(from) {
@@ -293,7 +307,6 @@ impl State {
             self.last_traffic = now;
             self.heard = now;
             self.rx_bytes += message.len() as u64;
-            // The other engine counts its sessions alike.
             if of_engine && self.answered == Some(index) {
                 // Now both sides have the session.
                 self.answered = None;
@@ -393,20 +406,22 @@ impl State {
         written
     }
 
-    /// The same for that of the preshared key before: the handshake that it would begin, the new key begins.
+    /// The same for that of an earlier preshared key: the handshake that it would begin, the new key begins.
     fn age_before(&mut self, out: &mut [u8]) -> Option<usize> {
         let before = self.before.as_mut()?;
-        let written = before.tick(out);
-        if !before.established() {
-            self.before = None;
-        }
-        let length = written?;
-        let engine = self.engine()?;
-        if engine.established() {
-            // It wants what it is not used for any more.
+        if self.engine.as_ref().is_some_and(|engine| engine.established()) {
+            let now = Instant::now();
+            if *before.until.get_or_insert(now + LATE) <= now {
+                self.before = None;
+            }
             return None;
         }
-        if out[0] == crate::noise::DATA { Some(length) } else { engine.initiate(out) }
+        let length = before.engine.tick(out);
+        if !before.engine.established() {
+            self.before = None;
+        }
+        let length = length?;
+        if out[0] == crate::noise::DATA { Some(length) } else { self.engine()?.initiate(out) }
     }
 
     /// Sends an empty packet, or starts the handshake that it needs.

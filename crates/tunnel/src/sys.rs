@@ -1,5 +1,5 @@
-//! The system calls that no safe crate offers: TUN ioctls, BPF, batched datagrams and socket options; and what the processor
-//! has beyond what every one of its kind has.
+//! The system calls that no safe crate offers: TUN ioctls, BPF, batched datagrams and socket options; and the one sum that is
+//! compiled for AVX2 as well.
 //!
 //! All `unsafe` of the crate is here. Nothing in this file knows what a packet is.
 
@@ -13,7 +13,7 @@ use libc::{c_int, c_uint, c_void, iovec, mmsghdr};
 
 use crate::packet::checksum;
 
-/// [`checksum::unfolded`] by the widest vectors of the processor.
+/// [`checksum::unfolded`], by AVX2 where the processor has it.
 #[inline]
 pub(crate) fn unfolded(bytes: &[u8]) -> u64 {
     #[cfg(target_arch = "x86_64")]

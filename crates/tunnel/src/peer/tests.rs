@@ -220,7 +220,8 @@ fn a_session_outlives_its_preshared_key_until_the_new_one_has_made_another() {
     for _ in 0..3 {
         let message = world.peer_sends();
         world.open(&message, world.from(None));
-        assert!(matches!(world.opened(&message, world.from(None)), Opened::Refused(_)), "once");
+        let again = world.opened(&message, world.from(None));
+        assert!(matches!(again, Opened::Refused(Reason::Replayed)));
         assert!(world.is_heard());
     }
     let late = world.peer_sends();
@@ -231,6 +232,7 @@ fn a_session_outlives_its_preshared_key_until_the_new_one_has_made_another() {
     assert!(world.is_heard());
     let message = world.peer_sends();
     world.open(&message, world.from(None));
+    assert!(matches!(world.opened(&message, world.from(None)), Opened::Refused(Reason::Replayed)));
     world.open(&late, world.from(None));
     assert_eq!(world.state.handshakes, 2);
     world.preshared("ef");
@@ -245,12 +247,18 @@ fn a_key_that_nobody_else_has_makes_no_session_and_a_new_identity_ends_every_one
     let first = world.peer_begins();
     world.open(&first, world.from(None));
     world.preshared("cd");
-    let mut out = [0; 256];
-    let length = world.engine.initiate(&mut out).unwrap();
-    world.state.handshake(&out[..length], world.from(None), &mut world.outbox, &world.metrics);
-    let answer = world.arrived();
-    assert!(matches!(world.engine.open(&answer, &mut out), Opened::Refused(_)));
-    assert!(world.is_heard(), "the session goes on all the same");
+    // As many as boringtun keeps sessions.
+    for _ in 0..8 {
+        let mut out = [0; 256];
+        let mut with_old = world.identity.engine(world.key, None, 2);
+        let length = with_old.initiate(&mut out).unwrap();
+        world.state.handshake(&out[..length], world.from(None), &mut world.outbox, &world.metrics);
+        let answer = world.arrived();
+        assert!(matches!(with_old.open(&answer, &mut out), Opened::Refused(_)));
+        assert!(world.is_heard(), "the session goes on all the same");
+    }
+    world.state.set_preshared(None, &world.metrics);
+    assert!(world.is_heard(), "the key before is set again");
     let identity = world.state.identity.clone();
     world.state.set_identity(identity, &world.metrics);
     let message = world.peer_sends();
@@ -262,9 +270,8 @@ fn a_key_that_nobody_else_has_makes_no_session_and_a_new_identity_ends_every_one
 fn the_handshake_that_an_old_session_asks_for_is_begun_with_the_new_key() {
     let mut world = World::new();
     world.engine = world.preshared("cd");
-    let before =
-        |session| -> Option<Box<dyn Engine>> { Some(Box::new(Weary { ticks: Arc::default(), session })) };
-    world.state.before = before(true);
+    let engine = Box::new(Weary { ticks: Arc::default(), session: true });
+    world.state.before = Some(Before { engine, until: None });
     world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
     let initiation = world.arrived();
     let mut out = [0; 256];
@@ -276,11 +283,23 @@ fn the_handshake_that_an_old_session_asks_for_is_begun_with_the_new_key() {
     let confirmation = world.arrived();
     assert!(matches!(world.engine.open(&confirmation, &mut out), Opened::Keepalive));
     assert!(world.is_heard(), "by the new session, though the old one is there");
+    for _ in 0..2 {
+        world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
+        assert!(world.outbox.is_empty(), "nothing more is done for the old one");
+        let until = &mut world.state.before.as_mut().expect("what comes late is taken").until;
+        *until = until.map(|until| until - LATE / 2);
+    }
     world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
-    assert!(world.outbox.is_empty(), "nothing more is done for the old one");
-    world.state.before = before(false);
+    assert!(world.state.before.is_none(), "nothing comes so late");
+}
+
+#[test]
+fn an_old_session_without_a_newer_one_ends_in_its_own_time() {
+    let mut world = World::new();
+    let engine = Box::new(Weary { ticks: Arc::default(), session: false });
+    world.state.before = Some(Before { engine, until: None });
     world.state.tick(Instant::now(), &mut world.outbox, &world.metrics);
-    assert!(world.state.before.is_none(), "it has ended");
+    assert!(world.state.before.is_none());
 }
 
 /// An engine that gives up at once, and counts in its way out.

@@ -80,7 +80,7 @@ fn without_foreground_it_returns_when_it_answers() {
 fn a_name_that_no_device_can_have_is_wrong_usage() {
     let world = World::new();
     let a = world.host("a");
-    for name in ["with/slash", "longer-than-a-device's", ".."] {
+    for name in ["with/slash", "longer-than-a-device's", "a:b", ".."] {
         let refused = a.try_run(&format!("{CORAX} -f {name}"));
         assert_eq!(refused.status.code(), Some(2), "{name}");
         assert!(text(&refused.stderr).contains("1 to 15 characters"), "{}", text(&refused.stderr));

@@ -1,7 +1,10 @@
 //! What a session lives through.
 
+use std::path::Path;
+use std::process::Stdio;
+
 use super::traffic;
-use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, cable, eventually, join};
+use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, cable, eventually, join, text};
 
 #[test]
 fn a_peer_that_moves_is_followed() {
@@ -64,19 +67,21 @@ fn keepalives_come_without_traffic_and_from_the_start() {
     eventually("a new handshake", || wga.show("latest-handshakes", &again) != "0");
 }
 
-#[test]
-fn new_keys_are_made_every_two_minutes_and_nothing_is_lost() {
+/// Corax, to whom the clock says what the file adds to it.
+fn with_clock(file: &Path) -> String {
     const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
     let library = LIBRARY.replace("x86_64", std::env::consts::ARCH);
-    assert!(std::path::Path::new(&library).exists(), "{library} is not there: Debian package libfaketime");
+    assert!(Path::new(&library).exists(), "{library} is not there: Debian package libfaketime");
+    let file = file.display();
+    format!("env LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={file} FAKETIME_NO_CACHE=1 {CORAX}")
+}
+
+#[test]
+fn new_keys_are_made_every_two_minutes_and_nothing_is_lost() {
     let world = World::new();
     let (a, b) = world.pair();
     let clock = world.file("clock", "+0\n");
-    let program = format!(
-        "env LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1 {CORAX}",
-        clock.display()
-    );
-    let (wga, wgb) = join((&a, &program), (&b, CORAX));
+    let (wga, wgb) = join((&a, &with_clock(&clock)), (&b, CORAX));
     a.ping("10.8.0.2");
     let started = wga.metric("handshakes_total");
     // 125 s pass for one side.
@@ -89,6 +94,30 @@ fn new_keys_are_made_every_two_minutes_and_nothing_is_lost() {
     std::fs::write(&clock, "+800\n").unwrap();
     eventually("a session after a long silence", || a.reaches("10.8.0.2"));
     assert!(wga.metric("handshakes_total") >= started + 2);
+}
+
+#[test]
+fn a_handshake_with_a_preshared_key_that_the_other_side_gets_later_costs_no_packet() {
+    let world = World::new();
+    let (a, b) = world.pair();
+    let clock = world.file("clock", "+0\n");
+    let (wga, wgb) = join((&a, &with_clock(&clock)), (&b, CORAX));
+    let key = world.file("key", "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=\n");
+    let preshared = format!("preshared-key {}", key.display());
+    a.ping("10.8.0.2");
+    let (tries, handshakes) = (wga.metric("initiations_sent_total"), wga.metric("handshakes_total"));
+    let mut ping = a.command("ping -n -q -i 0.02 -c 600 10.8.0.2");
+    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    wga.peer(&wgb, &preshared);
+    std::fs::write(&clock, "+125\n").unwrap();
+    eventually("a handshake with the new key begins", || wga.metric("initiations_sent_total") > tries);
+    a.ping("10.8.0.2");
+    assert_eq!(wga.metric("handshakes_total"), handshakes, "the other side has another key");
+    wgb.peer(&wga, &preshared);
+    eventually("the next one succeeds", || wga.metric("handshakes_total") > handshakes);
+    let told = text(&ping.wait_with_output().unwrap().stdout);
+    assert!(told.contains("600 received, 0% packet loss"), "{told}");
+    assert!(wga.metric("drops_not_authentic_total") > 0, "the answer with the other key was none");
 }
 
 #[test]
