@@ -33,10 +33,15 @@ fn await_at<T, E: Display>(
     }
 }
 
-/// A limit for what is tried once: longer where a guest was slow when it was first asked.
+/// A limit for what is tried once: longer where a guest is slow.
 pub fn patience(limit: Duration) -> Duration {
+    limit * slowness()
+}
+
+/// How many times slower than usual a guest was when this was first asked.
+pub fn slowness() -> u32 {
     static AT_FIRST: OnceLock<u32> = OnceLock::new();
-    limit * *AT_FIRST.get_or_init(pace)
+    *AT_FIRST.get_or_init(pace)
 }
 
 /// Whether this is a guest, whose processor is emulated.

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::agent::{CORAX, await_ready, metric, status};
+use crate::await_::slowness;
 use crate::chance::Chance;
 use crate::control::Traffic;
 use crate::halfway::kill_halfway;
@@ -22,7 +23,7 @@ pub(crate) const STEP: Duration = Duration::from_millis(16);
 
 const OTHER_RULES: &str = "rules of another version";
 
-/// Packets, answers included, that go beside restarts.
+/// Packets, answers included, that go beside restarts on a machine that is not slow.
 const PACKETS: usize = 100_000;
 
 /// Flows between the domains, both ways and families, from gateways' and members' pods.
@@ -45,8 +46,10 @@ pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
         .into_iter()
         .map(|name| (name.clone(), (ours(&lab.node(&name).space), tunnel(lab, &name))))
         .collect();
-    let mut traffic = Traffic::new(lab, flows(lab, STEP));
-    let (mut turns, mut wanted) = (0, PACKETS);
+    // A slower machine carries fewer, and is asked for fewer, in as much time.
+    let (step, packets) = (STEP * slowness(), PACKETS / slowness() as usize);
+    let mut traffic = Traffic::new(lab, flows(lab, step));
+    let (mut turns, mut wanted) = (0, packets);
     for name in ["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle() {
         if turns % 3 == 2 {
             traffic.beside(OTHER_RULES, || find_other_rules(lab, name));
@@ -59,11 +62,11 @@ pub(crate) fn restarted_beside_traffic(lab: &mut Lab) {
         }
         let judgement = traffic.so_far();
         // The last one cannot be judged yet.
-        if judgement.packets >= PACKETS && judgement.happened.len() == 5 {
+        if judgement.packets >= packets && judgement.happened.len() == 5 {
             break;
         }
-        assert!(wanted < 3 * PACKETS, "this machine is too busy to tell: of {wanted} packets {judgement:?}");
-        wanted += (PACKETS / 10).max(PACKETS.saturating_sub(judgement.packets));
+        assert!(wanted < 3 * packets, "this machine is too busy to tell: of {wanted} packets {judgement:?}");
+        wanted += (packets / 10).max(packets.saturating_sub(judgement.packets));
     }
     let sent = traffic.sent();
     let judgement = traffic.stop();
@@ -146,7 +149,7 @@ fn agents_that_are_killed_halfway_through_a_view_lose_no_packet_of_what_stays() 
     lab.await_tunnels();
     // Four agents at once keep an emulated machine from its tunnels for longer than their queues last at the usual pace, and no
     // control has such a queue.
-    let mut traffic = Traffic::new(&lab, flows(&lab, 4 * STEP));
+    let mut traffic = Traffic::new(&lab, flows(&lab, 4 * STEP * slowness()));
     let mut halfway = 0;
     for (turn, name) in (200..208).zip(["cloud-1", "site-1", "cloud-2", "site-2"].into_iter().cycle()) {
         traffic.beside(name, || {
