@@ -82,6 +82,11 @@ pub fn ask(space: &Space, path: &str) -> Result<(u16, String), String> {
     })
 }
 
+/// Takes the tunnel's session from a node: its process, or the kernel's device.
+pub fn lose_tunnel(space: &Space) {
+    space.sh("kill -9 $(pgrep -f '[c]orax tunnel') 2>/dev/null || ip link del raven-wg0");
+}
+
 /// Waits until the agent says that this view is applied.
 #[track_caller]
 pub fn await_ready(space: &Space) {

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::agent::{SOON, await_ready, by_events, metric, status};
+use crate::agent::{SOON, await_ready, by_events, lose_tunnel, metric, status};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::space::Space;
@@ -282,7 +282,7 @@ fn a_secret_that_changed_at_one_end_costs_nothing_until_a_session_ends_and_is_to
     await_ready(&lab.node("cloud-1").space);
     lab.everyone_reaches_everyone();
     let (site, to) = (lab.node("site-1"), lab.node("cloud-1").pod4());
-    site.space.sh("kill -9 $(pgrep -f '[c]orax tunnel') 2>/dev/null || ip link del raven-wg0");
+    lose_tunnel(&site.space);
     eventually("it is told", 2 * SOON, || {
         let _ = site.pod.try_run(&format!("ping -n -q -c 1 -W 1 {to}"));
         let told = status(&site.space)["problems"].to_string();

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 
-use crate::agent::{SOON, await_ready, metric, status};
+use crate::agent::{SOON, await_ready, lose_tunnel, metric, status};
 use crate::await_::eventually;
 use crate::halfway::kill_halfway;
 use crate::lab::{Lab, Plan};
@@ -135,7 +135,7 @@ fn another_secret_on_all_gateways_costs_no_packet() {
     }
     none_lost_anything(flows);
     // Who has no session any more begins one with the new secret.
-    lab.node("site-1").space.sh("kill -9 $(pgrep -f '[c]orax tunnel') 2>/dev/null || ip link del raven-wg0");
+    lose_tunnel(&lab.node("site-1").space);
     lab.everyone_reaches_everyone();
 }
 

@@ -191,7 +191,7 @@ impl State {
         std::mem::take(&mut self.greet) || !self.keepalive.is_zero()
     }
 
-    /// Begins anew, but for what the preshared key before has.
+    /// Begins anew, but for the session of an earlier preshared key.
     fn forget(&mut self, metrics: &Metrics) {
         metrics.drop(Reason::NoHandshake, self.waiting.clear() as u64);
         self.engine = None;
@@ -207,7 +207,7 @@ impl State {
         self.engine.as_mut()
     }
 
-    /// The engine to seal with: that of the preshared key before where it alone has a session.
+    /// The engine to seal with: that of an earlier preshared key where it alone has a session.
     fn sealer(&mut self) -> Option<&mut Box<dyn Engine>> {
         if let Some(before) = &self.before
             && !self.engine.as_ref().is_some_and(|engine| engine.established())

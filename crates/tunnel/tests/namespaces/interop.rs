@@ -1,13 +1,10 @@
 //! Corax talks to itself, to wireguard-go and to boringtun's program, either side first, and with several threads.
 
-use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::traffic;
-use super::world::{
-    CORAX, Keys, Tunnel, WIREGUARD_GO, World, ask, boringtun_cli, eventually, join, text, third,
-};
+use super::world::{CORAX, Keys, Tunnel, WIREGUARD_GO, World, ask, boringtun_cli, eventually, join, third};
 
 fn talk(left: &str, right: &str, right_first: bool) {
     let world = World::new();
@@ -129,13 +126,11 @@ fn change_the_preshared_key(other: &str) {
     assert!(!a.reaches("10.8.0.2"), "the keys differ");
     wgb.peer(&wga, &one);
     eventually("a handshake with the key", || a.reaches("10.8.0.2"));
-    let mut ping = a.command("ping -n -q -i 0.01 -c 300 10.8.0.2");
-    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    let pinging = a.keep_pinging("10.8.0.2", "0.01", 300);
     wga.peer(&wgb, &two);
     assert!(b.reaches("10.8.0.1"), "the session goes on");
     wgb.peer(&wga, &two);
-    let told = text(&ping.wait_with_output().unwrap().stdout);
-    assert!(told.contains("300 received, 0% packet loss"), "{told}");
+    pinging.lost_nothing();
     // Without its session the other side has to shake hands again: only with the new key.
     let again = |key: &str| {
         wgb.peer(&wga, "remove");

@@ -1,10 +1,9 @@
 //! What a session lives through.
 
 use std::path::Path;
-use std::process::Stdio;
 
 use super::traffic;
-use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, cable, eventually, join, text};
+use super::world::{CORAX, Tunnel, WIREGUARD_GO, World, cable, eventually, join};
 
 #[test]
 fn a_peer_that_moves_is_followed() {
@@ -106,8 +105,7 @@ fn a_handshake_with_a_preshared_key_that_the_other_side_gets_later_costs_no_pack
     let preshared = format!("preshared-key {}", key.display());
     a.ping("10.8.0.2");
     let (tries, handshakes) = (wga.metric("initiations_sent_total"), wga.metric("handshakes_total"));
-    let mut ping = a.command("ping -n -q -i 0.02 -c 600 10.8.0.2");
-    let ping = ping.stdout(Stdio::piped()).spawn().unwrap();
+    let pinging = a.keep_pinging("10.8.0.2", "0.02", 600);
     wga.peer(&wgb, &preshared);
     std::fs::write(&clock, "+125\n").unwrap();
     eventually("a handshake with the new key begins", || wga.metric("initiations_sent_total") > tries);
@@ -115,8 +113,7 @@ fn a_handshake_with_a_preshared_key_that_the_other_side_gets_later_costs_no_pack
     assert_eq!(wga.metric("handshakes_total"), handshakes, "the other side has another key");
     wgb.peer(&wga, &preshared);
     eventually("the next one succeeds", || wga.metric("handshakes_total") > handshakes);
-    let told = text(&ping.wait_with_output().unwrap().stdout);
-    assert!(told.contains("600 received, 0% packet loss"), "{told}");
+    pinging.lost_nothing();
     assert!(wga.metric("drops_not_authentic_total") > 0, "the answer with the other key was none");
 }
 

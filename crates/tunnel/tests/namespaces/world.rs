@@ -141,9 +141,30 @@ impl Host {
         self.run(&format!("ping -n -c 3 -i 0.1 -w 200 {address}"));
     }
 
+    /// Pings `count` times, so many seconds apart, beside what the test does.
+    pub(crate) fn keep_pinging(&self, address: &str, interval: &str, count: u32) -> Pinging {
+        let mut ping = self.command(&format!("ping -n -q -i {interval} -c {count} {address}"));
+        Pinging { ping: ping.stdout(Stdio::piped()).spawn().unwrap(), count }
+    }
+
     /// Whether any answer comes within about a second.
     pub(crate) fn reaches(&self, address: &str) -> bool {
         self.try_run(&format!("ping -n -c 5 -i 0.2 -W 1 {address}")).status.success()
+    }
+}
+
+/// Pings under way.
+pub(crate) struct Pinging {
+    ping: Child,
+    count: u32,
+}
+
+impl Pinging {
+    /// Waits for the last: all were answered.
+    #[track_caller]
+    pub(crate) fn lost_nothing(self) {
+        let told = text(&self.ping.wait_with_output().unwrap().stdout);
+        assert!(told.contains(&format!("{} received, 0% packet loss", self.count)), "{told}");
     }
 }
 
