@@ -32,6 +32,12 @@ install_packages() {
     apt -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends "$@" </dev/null
 }
 
+# need_demo_tools: what scripts/demo is made of.
+need_demo_tools() {
+    need_tools ip=iproute2 ss=iproute2 nft=nftables socat=socat ping=iputils-ping unshare=util-linux nsenter=util-linux \
+        setpriv=util-linux timeout=coreutils wg=wireguard-tools jq=jq
+}
+
 # need_root: namespaces, devices and rules are root's.
 need_root() {
     [[ $(id -u) == 0 ]] || die "needs root: sudo $0"
