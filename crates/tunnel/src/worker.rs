@@ -46,7 +46,7 @@ impl Worker {
                 }
                 continue;
             }
-            if ready.outbound {
+            if ready.outbound || self.outbound.holds() {
                 self.outbound.turn(socket.as_deref())?;
             }
             if let (true, Some(socket)) = (ready.inbound, &socket) {
@@ -68,7 +68,9 @@ impl Worker {
                 PollFd::new(socket.fd(), PollFlags::POLLIN)
             }),
         ];
-        match poll(&mut events, PollTimeout::NONE) {
+        // A train that is held waits for what is there now, and for nothing else.
+        let timeout = if self.outbound.holds() { PollTimeout::ZERO } else { PollTimeout::NONE };
+        match poll(&mut events, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::system("poll of TUN device and socket")(error.into())),
         }
