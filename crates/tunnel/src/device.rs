@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::key::PublicKey;
 use crate::limit::Limiter;
 use crate::metrics::{Metrics, Reason};
-use crate::net::outbox::{Failure, Outbox};
+use crate::net::outbox::Outbox;
 use crate::net::{Socket, Wanted};
 use crate::noise::Identity;
 use crate::peer::Peer;
@@ -324,27 +324,19 @@ impl Device {
 
     /// Sends what is in the outbox, as far as the socket's buffer takes it. No peer's lock may be held.
     pub(crate) fn send_some(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
-        outbox.send(socket, &self.metrics, |failure| table.send_failed(&failure));
-    }
-
-    /// The same, but keeps a last train that can still grow where another goes before it.
-    pub(crate) fn send_whole(&self, outbox: &mut Outbox, table: &Table, socket: Option<&Socket>) {
-        outbox.send_whole(socket, &self.metrics, |failure| table.send_failed(&failure));
+        outbox.send(socket, &self.metrics, |failure| {
+            let now = Instant::now();
+            for entry in table.peers.values() {
+                let mut state = entry.peer.lock();
+                if state.endpoint().is_some_and(|endpoint| endpoint.address == failure.address) {
+                    state.send_failed(failure.kind, now);
+                }
+            }
+        });
     }
 }
 
 impl Table {
-    /// Tells those whose endpoint it is.
-    fn send_failed(&self, failure: &Failure) {
-        let now = Instant::now();
-        for entry in self.peers.values() {
-            let mut state = entry.peer.lock();
-            if state.endpoint().is_some_and(|endpoint| endpoint.address == failure.address) {
-                state.send_failed(failure.kind, now);
-            }
-        }
-    }
-
     /// The peer to which `destination` is to be sent.
     #[inline]
     pub(crate) fn route(&self, destination: IpAddr) -> Option<&Arc<Peer>> {

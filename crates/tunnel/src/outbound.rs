@@ -58,12 +58,7 @@ impl Outbound {
 
     /// Whether a batch waits for room in the socket's buffer; meanwhile the device's queue is left to fill and to drop.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.outbox.is_stuck()
-    }
-
-    /// Whether a train waits for what the device has next; a turn that finds nothing there sends it.
-    pub(crate) fn holds(&self) -> bool {
-        !self.is_stuck() && !self.outbox.is_empty()
+        !self.outbox.is_empty()
     }
 
     /// Sends one batch of what is there; returns at once where there is nothing, and where the last one is stuck.
@@ -72,13 +67,12 @@ impl Outbound {
     ///
     /// The device cannot be read, as when it is gone.
     pub(crate) fn turn(&mut self, socket: Option<&Socket>) -> Result<(), Error> {
-        self.frames.clear();
-        if !self.is_stuck() {
-            self.read()?;
-        }
-        if self.frames.is_empty() {
+        if self.is_stuck() {
             self.device.send_some(&mut self.outbox, &self.device.table(), socket);
-        } else {
+            return Ok(());
+        }
+        self.read()?;
+        if !self.frames.is_empty() {
             self.seal(socket);
         }
         Ok(())
@@ -86,6 +80,7 @@ impl Outbound {
 
     /// Fills the buffer with what is there.
     fn read(&mut self) -> Result<(), Error> {
+        self.frames.clear();
         let offset = self.tun.offset();
         let mut used = 0;
         for _ in 0..FRAMES {
@@ -119,7 +114,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Seals the frames of the buffer and sends them; a last train that is not full can wait for the next turn.
+    /// Seals the frames of the buffer and sends them.
     fn seal(&mut self, socket: Option<&Socket>) {
         let Self { device, frames, buffer, outbox, .. } = self;
         let metrics = &device.metrics;
@@ -136,7 +131,7 @@ impl Outbound {
             // What the socket's buffer did not take is not offered again with every frame.
             if outbox.fresh() >= SHARE {
                 held = None;
-                device.send_whole(outbox, &table, socket);
+                device.send_some(outbox, &table, socket);
             }
             let buffer = &mut buffer[start..start + length + SLACK];
             if last.is_none_or(|(address, _)| address != destination) {
@@ -165,6 +160,6 @@ impl Outbound {
             }
         }
         drop(held);
-        device.send_whole(outbox, &table, socket);
+        device.send_some(outbox, &table, socket);
     }
 }

@@ -46,7 +46,7 @@ impl Worker {
                 }
                 continue;
             }
-            if ready.outbound || self.outbound.holds() {
+            if ready.outbound {
                 self.outbound.turn(socket.as_deref())?;
             }
             if let (true, Some(socket)) = (ready.inbound, &socket) {
@@ -68,9 +68,7 @@ impl Worker {
                 PollFd::new(socket.fd(), PollFlags::POLLIN)
             }),
         ];
-        // A train that is held waits for what is there now, and for nothing else.
-        let timeout = if self.outbound.holds() { PollTimeout::ZERO } else { PollTimeout::NONE };
-        match poll(&mut events, timeout) {
+        match poll(&mut events, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(Error::system("poll of TUN device and socket")(error.into())),
         }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
 
 use super::Socket;
 use super::control::Builder;
@@ -94,9 +93,13 @@ impl Outbox {
         let start = self.used;
         self.used += length;
         if let Some(train) = self.trains.last_mut() {
+            let whole = (train.end - train.start) == train.messages * train.size;
             if together
-                && train.can_grow()
+                && train.together
+                && whole
                 && length <= train.size
+                && train.messages < MAX_TRAIN
+                && self.used - train.start <= MAX_DATAGRAM
                 && train.ecn == ecn
                 && train.endpoint == *endpoint
             {
@@ -121,11 +124,6 @@ impl Outbox {
         self.used - self.offered
     }
 
-    /// Whether the socket's buffer did not take all that it was offered.
-    pub(crate) fn is_stuck(&self) -> bool {
-        self.offered > 0
-    }
-
     /// Whether all was sent.
     pub(crate) fn is_empty(&self) -> bool {
         self.trains.is_empty()
@@ -133,43 +131,19 @@ impl Outbox {
 
     /// Sends everything, or as much as the socket's buffer takes: the rest is for the next time. What cannot be sent is
     /// lost, counted, and told to `failed` where the sender can do better next time.
-    pub(crate) fn send(&mut self, socket: Option<&Socket>, metrics: &Metrics, failed: impl FnMut(Failure)) {
-        self.send_first(self.trains.len(), socket, metrics, failed);
-    }
-
-    /// The same, but keeps a last train that can still grow where another goes before it.
-    pub(crate) fn send_whole(
+    pub(crate) fn send(
         &mut self,
-        socket: Option<&Socket>,
-        metrics: &Metrics,
-        failed: impl FnMut(Failure),
-    ) {
-        let kept = self.trains.len() > 1 && self.trains.last().is_some_and(Train::can_grow);
-        self.send_first(self.trains.len() - usize::from(kept), socket, metrics, failed);
-    }
-
-    /// Sends the first `count` trains; one that follows them is then the first.
-    fn send_first(
-        &mut self,
-        count: usize,
         socket: Option<&Socket>,
         metrics: &Metrics,
         mut failed: impl FnMut(Failure),
     ) {
         let Some(socket) = socket else { return self.drop_rest(Reason::NoSocket, metrics) };
-        let Some(last) = count.checked_sub(1) else { return };
-        self.offered = self.trains[last].end;
-        while self.done < count {
-            let Some(done) = self.send_some(self.done..count, socket, metrics, &mut failed) else { return };
+        self.offered = self.used;
+        while self.done < self.trains.len() {
+            let Some(done) = self.send_some(self.done, socket, metrics, &mut failed) else { return };
             self.done += done;
         }
-        let kept = self.trains.drain(..).nth(count);
         self.clear();
-        if let Some(train) = kept {
-            self.buffer.copy_within(train.start..train.end, 0);
-            self.used = train.end - train.start;
-            self.trains.push(Train { start: 0, end: self.used, ..train });
-        }
     }
 
     /// Is empty afterwards; what had not been sent is lost.
@@ -189,12 +163,12 @@ impl Outbox {
     /// Sends trains from `first` on; returns how many are done with. None: the socket's buffer is full.
     fn send_some(
         &mut self,
-        Range { start: first, end }: Range<usize>,
+        first: usize,
         socket: &Socket,
         metrics: &Metrics,
         failed: &mut impl FnMut(Failure),
     ) -> Option<usize> {
-        let trains = &self.trains[first..end];
+        let trains = &self.trains[first..];
         let single = |train: &Train| train.messages == 1 || (socket.segmentation && train.together);
         if !single(&trains[0]) {
             return self.send_singly(first, socket, metrics, failed);
@@ -336,15 +310,6 @@ impl Outbox {
 }
 
 impl Train {
-    /// Whether a further message, not longer than these, may be of it.
-    fn can_grow(&self) -> bool {
-        let whole = (self.end - self.start) == self.messages * self.size;
-        self.together
-            && whole
-            && self.messages < MAX_TRAIN
-            && self.end - self.start + self.size <= MAX_DATAGRAM
-    }
-
     fn control(&self, control: &mut Control) -> usize {
         let mut builder = Builder::new(&mut control.0);
         let v4 = self.endpoint.address.is_ipv4();

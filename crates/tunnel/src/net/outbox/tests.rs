@@ -48,35 +48,6 @@ fn messages_arrive_in_order_whatever_their_sizes() {
 }
 
 #[test]
-fn a_train_that_can_grow_waits_behind_another_and_alone_does_not() {
-    let (socket, endpoint) = receiver();
-    let (sender, metrics) = (sender(), Metrics::default());
-    let mut outbox = Outbox::new(8192);
-    let send_whole = |outbox: &mut Outbox| {
-        outbox.send_whole(Some(&sender), &metrics, |_| panic!("nothing fails"));
-    };
-    fill(&mut outbox, &endpoint, &[100; MAX_TRAIN + 3]);
-    send_whole(&mut outbox);
-    arrive(&socket, &[100; MAX_TRAIN]);
-    assert!(!outbox.is_stuck());
-    let waiting: Vec<_> =
-        outbox.trains.iter().map(|train| (train.start, train.end, train.messages)).collect();
-    assert_eq!(waiting, [(0, 300, 3)]);
-    fill(&mut outbox, &endpoint, &[100, 60]);
-    assert_eq!(outbox.trains.len(), 1, "it grew");
-    send_whole(&mut outbox);
-    assert!(outbox.is_empty(), "there is no other");
-    for (value, length) in [(64, 100), (65, 100), (66, 100), (0, 100), (1, 60)] {
-        let mut buffer = [0; 2048];
-        let received = socket.recv(&mut buffer).unwrap();
-        assert_eq!(buffer[..received], vec![value; length]);
-    }
-    fill(&mut outbox, &endpoint, &[100, 60, 200, 60]);
-    send_whole(&mut outbox);
-    assert!(outbox.is_empty(), "a short message ended the last");
-}
-
-#[test]
 fn one_path_goes_without_trains_and_others_keep_them() {
     for errno in [libc::EIO, libc::EMSGSIZE, libc::EINVAL] {
         let ((one, narrow), (two, wide)) = (receiver(), receiver());
