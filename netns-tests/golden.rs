@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::agent::{Agent, CORAX, await_ready};
 use crate::lab::{Lab, Plan};
+use crate::manifests;
 use crate::space::Space;
 
 /// Gateway 192.168.1.1 and member 192.168.1.4 on one link, and a domain elsewhere.
@@ -28,13 +29,7 @@ fn start(directory: &TempDir) -> [(Space, Agent); 2] {
     let domain = |name: &str, node: &str, ip: &str, key: &str, nodes: Value| {
         let endpoint =
             json!({ "nodeName": node, "type": "tunnel", "publicIP": ip, "config": { "publicKey": key } });
-        json!({
-            "apiVersion": "raven.openyurt.io/v1beta1",
-            "kind": "Gateway",
-            "metadata": { "name": name },
-            "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
-            "status": { "nodes": nodes, "activeEndpoints": [endpoint] },
-        })
+        manifests::gateway(name, &endpoint, &nodes)
     };
     let here = json!([
         { "nodeName": "gateway", "privateIP": "192.168.1.1", "subnets": ["10.10.1.0/24"] },

@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 
 use crate::agent::{SOON, await_ready, metric};
 use crate::await_::{eventually, patience};
-use crate::lab::{Lab, paper};
+use crate::lab::Lab;
+use crate::manifests::paper;
 use crate::space::{Process, Space};
 
 /// Prefixes that change: so many take the kernel a while.

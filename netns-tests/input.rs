@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems, status};
 use crate::await_::eventually;
-use crate::lab::{Lab, Plan, paper};
+use crate::lab::{Lab, Plan};
+use crate::manifests::paper;
 use crate::objects::{difference, ours};
 use crate::space::Space;
 use crate::traffic::Flow;

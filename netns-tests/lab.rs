@@ -13,15 +13,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-
 use std::time::Duration;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, CORAX, await_ready, tail, wireguard_asked};
 use crate::await_::eventually;
+use crate::manifests;
 use crate::space::Space;
 use crate::traffic::{PORT, Server, fetch};
 
@@ -303,13 +302,7 @@ impl Lab {
                 })
             })
             .collect();
-        json!({
-            "apiVersion": "raven.openyurt.io/v1beta1",
-            "kind": "Gateway",
-            "metadata": { "name": plan.name },
-            "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
-            "status": { "nodes": nodes, "activeEndpoints": [endpoint] },
-        })
+        manifests::gateway(plan.name, &endpoint, &nodes)
     }
 
     /// Writes the Gateways into the directory of the agents, each in a file of its own, whole.
@@ -569,24 +562,6 @@ fn route_between(node: &Node, other: &Node) {
         other.pods6(),
         other.link_local()
     ));
-}
-
-/// A domain of one node that exists on paper.
-pub fn paper(name: &str, subnets: &[impl Serialize]) -> Value {
-    let key = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
-    let endpoint = json!({
-        "nodeName": format!("{name}-1"), "type": "tunnel", "publicIP": "198.18.9.2", "config": { "publicKey": key },
-    });
-    json!({
-        "apiVersion": "raven.openyurt.io/v1beta1",
-        "kind": "Gateway",
-        "metadata": { "name": name },
-        "spec": { "tunnelConfig": { "Replicas": 1 }, "endpoints": [endpoint] },
-        "status": {
-            "nodes": [{ "nodeName": format!("{name}-1"), "privateIP": "10.77.0.1", "subnets": subnets }],
-            "activeEndpoints": [endpoint],
-        },
-    })
 }
 
 impl Drop for Lab {

@@ -24,6 +24,7 @@ mod input;
 mod kube;
 mod lab;
 mod lacks;
+mod manifests;
 mod mtu;
 mod objects;
 mod overlay_guard;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::agent::SOON;
 use crate::await_::eventually;
-use crate::lab::{Lab, Plan, paper};
+use crate::lab::{Lab, Plan};
+use crate::manifests::paper;
 
 /// The agent looks by itself 30 s after it last did, so that what is there this soon after another change was heard of.
 const AT_ONCE: Duration = Duration::from_secs(5);

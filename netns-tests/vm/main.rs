@@ -17,6 +17,8 @@ mod figure;
 mod halfway;
 #[path = "../lab.rs"]
 mod lab;
+#[path = "../manifests.rs"]
+mod manifests;
 mod modes;
 #[path = "../mtu.rs"]
 mod mtu;
