@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// (WireGuard's REKEY_AFTER_TIME), each 5 s.
 const DUE: u64 = 150;
 
-/// Sizes of WireGuard's initiation and response, bytes; messages of data are multiples of [`BLOCK`].
+/// Sizes of WireGuard's initiation and response, bytes; empty messages, and those of data that are shorter than the MTU, are
+/// multiples of [`BLOCK`].
 const HANDSHAKE: [u64; 2] = [148, 92];
 const BLOCK: u64 = 16;
 
@@ -26,7 +27,7 @@ struct Seen {
     sent: u64,
     received: u64,
     handshake_age: Option<u64>,
-    /// Since when it is used without a handshake.
+    /// Since when it asks for a handshake in vain.
     since: Option<Instant>,
 }
 
@@ -48,14 +49,14 @@ impl Silence {
         let renewed = handshake_age.is_some_and(|age| seen.handshake_age.is_none_or(|before| age < before));
         let (more_sent, more_received) =
             (sent.saturating_sub(seen.sent), received.saturating_sub(seen.received));
-        // A tunnel whose peer has no session any more and another key gets what is to make a new one, and nothing else.
-        let data = [more_sent, more_received].iter().all(|bytes| bytes.is_multiple_of(BLOCK));
-        let only_handshakes = !data && is_handshakes(more_sent) && is_handshakes(more_received);
-        let quiet = (more_sent, more_received) == (0, 0);
+        // Who hears data answers it within 10 s, be it with an empty message; our own keepalives are never answered. So where
+        // nothing but handshakes comes, and one is asked for, the other end has no session, or is not there.
+        let heard = !is_handshakes(more_received);
+        let asks = !more_sent.is_multiple_of(BLOCK);
         let overdue = handshake_age.is_none_or(|age| age > DUE);
-        if renewed || !(only_handshakes || overdue || quiet) {
+        if renewed || (heard && !overdue) {
             seen.since = None;
-        } else if more_sent > 0 {
+        } else if asks || (overdue && more_sent > 0) {
             seen.since.get_or_insert(now);
         }
         (seen.sent, seen.received, seen.handshake_age) = (sent, received, handshake_age);
@@ -120,6 +121,22 @@ mod tests {
             let tunnel = TunnelReport { received: bytes, ..tunnel(bytes, Some(5 * look)) };
             assert_eq!(silence.look(&[tunnel], begun + Duration::from_secs(5 * look)), []);
         }
+    }
+
+    #[test]
+    fn a_peer_that_went_is_told_though_its_last_handshake_is_fresh() {
+        let (mut silence, begun) = (Silence::default(), Instant::now());
+        let mut told = |sent, received, age, after| {
+            let tunnel = TunnelReport { received, ..tunnel(sent, Some(age)) };
+            silence.look(&[tunnel], begun + Duration::from_secs(after)).len()
+        };
+        // Data one way, which an empty message answers now and then; our own keepalives, which nothing answers.
+        assert_eq!([told(1452, 0, 1, 0), told(2904, 0, 6, 5), told(4356, 32, 11, 10)], [0; 3]);
+        assert_eq!([told(4388, 32, 31, 30), told(4420, 32, 56, 55)], [0; 2]);
+        // Then nothing answers data, and initiations go with it.
+        assert_eq!([told(4548, 32, 61, 60), told(4824, 32, 66, 65), told(5100, 32, 71, 70)], [0; 3]);
+        assert_eq!([told(5228, 32, 81, 80), told(5376, 32, 86, 85)], [0, 1]);
+        assert_eq!(told(5504, 160, 91, 90), 0, "it was a bad line");
     }
 
     #[test]
