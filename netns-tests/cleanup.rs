@@ -106,7 +106,21 @@ fn plan_writes_nothing_and_prints_lines_of_iproute2() {
     }
     let json: serde_json::Value =
         space.json(&format!("{CORAX} plan --node-name cloud-2 --source {source} -o json"));
-    assert!(json.is_array() || json.is_object(), "{json}");
+    let mut all = problems_and_changes(&json);
+    all.push('\n');
+    assert_eq!(all, text);
+}
+
+/// What `corax plan` prints, of what it says as JSON.
+fn problems_and_changes(json: &serde_json::Value) -> String {
+    let texts = |key: &str| json[key].as_array().unwrap_or_else(|| panic!("{key}: {json}")).iter();
+    let problem = |problem: &serde_json::Value| {
+        let [object, what, remedy] =
+            ["object", "what", "remedy"].map(|part| problem[part].as_str().expect("text"));
+        format!("# {object}: {what} ({remedy})")
+    };
+    let changes = texts("changes").map(|change| change.as_str().expect("text").to_owned());
+    texts("problems").map(problem).chain(changes).collect::<Vec<_>>().join("\n")
 }
 
 /// Carries a change of `corax plan` out with the programs that its lines name, as a person would who has the keys.
@@ -205,6 +219,21 @@ fn a_directory_that_others_use_too_is_left_as_it_is_and_loses_only_what_is_corax
     space.sh(&format!(
         "mkdir /var/lib/empty; {CORAX} cleanup --state --state-dir /var/lib/empty; rmdir /var/lib/empty"
     ));
+}
+
+#[test]
+fn originals_of_configurations_stay_until_they_are_put_back() {
+    let space = Space::new("a node");
+    space.sh("mkdir -p /var/lib/corax/cni; echo {} >/var/lib/corax/cni/10-pods.conflist.saved");
+    let cleanup = format!("{CORAX} cleanup --state");
+    let told = space.run(&cleanup);
+    assert!(
+        told.contains("/var/lib/corax/cni holds originals") && told.contains("corax cni uninstall"),
+        "{told}"
+    );
+    assert_eq!(space.run("cat /var/lib/corax/cni/10-pods.conflist.saved").trim(), "{}");
+    space.sh("rm -r /var/lib/corax/cni");
+    assert!(space.run(&cleanup).contains("rmdir /var/lib/corax"));
 }
 
 #[test]

@@ -2,12 +2,11 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage; `corax plan --exit-code` ends with 3 where something would change.
 
-use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+pub(crate) use corax_cni::cli::{Output, print_line};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -64,16 +63,6 @@ fn parse_log(text: &str) -> Result<String, String> {
     }
     EnvFilter::try_new(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
-}
-
-/// How a command prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
 }
 
 /// Form of the output.
@@ -167,17 +156,6 @@ impl Cli {
             }
         };
         result.unwrap_or_else(|error| fail(&error))
-    }
-}
-
-/// Prints a line to standard output. Whoever reads may stop reading.
-///
-/// # Errors
-/// Where it does not take the line for another reason.
-pub(crate) fn print_line(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{line}") {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("standard output"),
     }
 }
 

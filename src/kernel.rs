@@ -31,9 +31,11 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use corax_core::change::Change;
+use corax_core::desired::Desired;
 use corax_core::facts::Facts;
 use corax_core::object::Device;
 use corax_core::observed::{Backend, Observed};
+use corax_core::plan::plan;
 use corax_core::prefix::Prefix;
 use corax_core::problem::Problem;
 
@@ -42,6 +44,7 @@ pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
 
 use self::connections::Connections;
+use self::facts::Ways;
 use self::leftovers::Leftovers;
 use self::mirror::Mirror;
 use self::nft::Nft;
@@ -82,6 +85,8 @@ pub(crate) struct Kernel {
     connections: Connections,
     mirror: Mirror,
     probes: Probes,
+    /// Ways as they were when facts were last asked for.
+    ways: facts::Known,
     overrun: bool,
     /// Everything is to be read anew.
     lost: bool,
@@ -121,6 +126,7 @@ impl Kernel {
             connections: Connections::default(),
             mirror: Mirror::default(),
             probes,
+            ways: facts::Known::new(),
             overrun: false,
             lost: false,
             errors: Vec::new(),
@@ -148,7 +154,14 @@ impl Kernel {
 
     /// What the node says of itself.
     pub(crate) fn facts(&mut self, query: &FactsQuery) -> Facts {
-        let mut facts = facts::facts(&mut self.requests, &self.mirror, &self.probes, query);
+        let mut ways = Ways::new(&mut self.requests, std::mem::take(&mut self.ways));
+        let mut facts = facts::facts(&mut ways, &self.mirror, &self.probes, query);
+        let failure = ways.failure.take();
+        self.ways = ways.known;
+        if let Some(failure) = failure {
+            self.errors.push(Error::Read { what: "ways of packets", failure });
+            self.mirror.facts = true;
+        }
         match self.nft.obstacles(&query.ports) {
             Ok(obstacles) => facts.problems.extend(obstacles),
             Err(error) => self.errors.push(error),
@@ -220,8 +233,15 @@ impl Kernel {
         }
     }
 
+    /// What makes the kernel be as desired.
+    pub(crate) fn changes(&self, desired: &Desired) -> Vec<Change> {
+        let mut changes = self.repairs();
+        changes.append(&mut plan(desired, &self.mirror.observed));
+        changes
+    }
+
     /// Changes that put right what [`Observed`] cannot show: rules that are there more than once.
-    pub(crate) fn repairs(&self) -> Vec<Change> {
+    fn repairs(&self) -> Vec<Change> {
         let copies = self.mirror.doubled_rules.iter();
         copies.flat_map(|(rule, count)| std::iter::repeat_n(Change::DeleteRule(*rule), *count)).collect()
     }

@@ -6,9 +6,12 @@ pub mod install;
 mod pins;
 mod watch;
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use corax_pins::{Store, hostlocal, runtime, store};
 
@@ -23,6 +26,28 @@ pub enum Output {
     Table,
     /// For programs.
     Json,
+}
+
+/// Prints a line to standard output. Whoever reads may stop reading.
+///
+/// # Errors
+/// Where it does not take the line for another reason.
+pub fn print_line(line: impl Display) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
+}
+
+/// A duration in seconds, as people say it.
+#[must_use]
+pub fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// Where pins and holds are.
@@ -54,25 +79,18 @@ pub struct Others {
     pub host_local_dir: PathBuf,
 }
 
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+fn print_table<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> anyhow::Result<()> {
     let mut table = comfy_table::Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_header(head);
     rows.for_each(|row| {
         table.add_row(row);
     });
-    println!("{}", table.trim_fmt());
+    print_line(table.trim_fmt())
 }
 
 fn addresses(all: &[std::net::IpAddr]) -> String {
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// A time of day in seconds, as people say how long ago that was.
-fn ago(at: u64, now: u64) -> String {
-    match now.saturating_sub(at) {
-        s @ 0..120 => format!("{s}s"),
-        s @ 120..7_200 => format!("{}m", s / 60),
-        s @ 7_200..172_800 => format!("{}h", s / 3_600),
-        s => format!("{}d", s / 86_400),
-    }
 }

@@ -25,6 +25,9 @@ pub use cli::{CniCommand, PinsCommand};
 /// Where the agent leaves the overlay's MTU in bytes, below the run directory: the routes of pods get it.
 pub const MTU: &str = "mtu";
 
+/// Where `corax cni install` keeps the originals of the configurations that it edited, below the state directory.
+pub const ORIGINALS: &str = "cni";
+
 pub use corax_pins::store::{RUN, makes};
 
 /// This boot's identity (random(4)), by which holds are told from those of another.

@@ -192,6 +192,24 @@ fn the_agents_mtu_is_taken_where_the_configuration_says_none_and_11_results_show
 }
 
 #[test]
+fn a_gateway_outside_of_all_networks_stays_one() {
+    let node = Node::new();
+    node.sh("ip netns add c1
+             ip -n c1 link add eth0 type veth peer name p0; ip -n c1 link set eth0 up; ip -n c1 link set p0 up
+             ip -n c1 addr add 10.1.0.9/32 dev eth0; ip -n c1 route add default via 169.254.1.1 dev eth0 onlink
+             ip -n c1 addr add fd00::9/128 dev eth0 nodad; ip -n c1 route add default via fd01::1 dev eth0 onlink");
+    let result = json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.0.9/32", "interface": 0 }],
+        "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/c1" }] });
+    let config = json!({ "cniVersion": "1.0.0", "name": "pods", "type": "corax-cni", "mtu": 1400, "prevResult": result });
+    let answer = node.call("ADD", "c1", Some("a"), &config);
+    assert!(answer.ok, "{answer:?}");
+    for family in ["-4", "-6"] {
+        let route = node.sh(&format!("ip -n c1 {family} route show default"));
+        assert!(route.contains("onlink") && route.contains("mtu 1400"), "{route}");
+    }
+}
+
+#[test]
 fn an_mtu_that_no_network_has_is_refused_and_a_main_plugins_own_is_not_ours_to_judge() {
     let node = Node::new();
     let netns = node.netns("c1");

@@ -314,8 +314,7 @@ impl Node {
         for _ in 0..ROUNDS {
             self.read_tunnels();
             self.kernel.take_in();
-            let mut changes = plan(desired, self.kernel.observed());
-            changes.splice(0..0, self.kernel.repairs());
+            let changes = self.kernel.changes(desired);
             if changes.is_empty() {
                 settled = true;
                 break;

@@ -8,7 +8,6 @@ use clap::Args;
 
 use corax_core::change::Change;
 use corax_core::desired::Desired;
-use corax_core::plan::plan;
 
 use crate::agent::alone::{
     Claim,
@@ -125,6 +124,12 @@ fn remove_state(directory: &Path) -> anyhow::Result<()> {
         Ok(()) => print_line(format_args!("rmdir {name}")),
         Err(error) => match error.kind() {
             ErrorKind::NotFound => Ok(()),
+            ErrorKind::DirectoryNotEmpty if directory.join(corax_cni::ORIGINALS).exists() => {
+                let originals = corax_cni::ORIGINALS;
+                print_line(format_args!(
+                    "# {name}/{originals} holds originals of network configurations, and stays: `corax cni uninstall` puts them back"
+                ))
+            }
             ErrorKind::DirectoryNotEmpty => {
                 print_line(format_args!("# {name} holds files of others, and stays"))
             }
@@ -142,5 +147,5 @@ fn own_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// What would have to be removed. A tunnel's peers go with its device, a tunnel process ends when its device goes.
 fn left(kernel: &Kernel) -> Vec<Change> {
-    plan(&Desired::nothing(), kernel.observed())
+    kernel.changes(&Desired::nothing())
 }

@@ -76,7 +76,7 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
     let changes = match decision.held {
         true => Vec::new(),
-        false => corax_core::plan::plan(&decision.desired, node.observed()),
+        false => node.kernel().changes(&decision.desired),
     };
     problems.extend(decision.problems(Some(&view)));
     let planned = Planned { changes: changes.iter().map(ToString::to_string).collect(), problems };

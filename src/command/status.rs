@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use comfy_table::{Table, presets::NOTHING};
 
+use corax_cni::cli::age;
 use corax_core::topology::{Path, Role};
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -199,16 +200,6 @@ fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
 
 fn option(value: Option<&impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), ToString::to_string)
-}
-
-/// A duration as people say it.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
 }
 
 fn bytes(number: u64) -> String {

@@ -2,9 +2,11 @@
 //! them a source for the outside, which they keep for as long as packets come: they are forgotten, and begin anew.
 
 use std::net::IpAddr;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use corax_core::prefix::Prefix;
+use nix::errno::Errno;
 use tracing::{info, warn};
 
 use super::error::Failure;
@@ -25,10 +27,16 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
 
-/// A thread that forgets: there may be hundreds of thousands to look through. It begins with the first prefixes and ends with
-/// this; who only looks at the kernel needs none.
+/// What is to be forgotten, by a thread that ends when all is: there may be hundreds of thousands to look through.
 #[derive(Default)]
-pub(super) struct Connections(Option<Sender<Steered>>);
+pub(super) struct Connections(Arc<Mutex<Work>>);
+
+#[derive(Default)]
+struct Work {
+    next: Option<Steered>,
+    /// A thread is at it, and takes `next` before it ends.
+    begun: bool,
+}
 
 /// What is steered from now on, and what is the node's own.
 struct Steered {
@@ -39,38 +47,60 @@ struct Steered {
 impl Connections {
     /// Has connections to `remote` forgotten whose near end is none of `own`, soon, in the network namespace of the caller's
     /// thread.
-    pub(super) fn forget(&mut self, remote: Vec<Prefix>, own: Vec<Prefix>) {
-        let sender = self.0.get_or_insert_with(|| {
-            let (sender, steered) = mpsc::channel();
-            std::thread::spawn(move || work(&steered));
-            sender
-        });
-        // The thread ends with this alone.
-        let _ = sender.send(Steered { remote, own });
-    }
-}
-
-fn work(steered: &Receiver<Steered>) {
-    while let Ok(Steered { mut remote, mut own }) = steered.recv() {
-        // What came meanwhile is looked for in the same pass.
-        for more in steered.try_iter() {
-            remote.extend(more.remote);
-            own = more.own;
-        }
-        remote.sort_unstable();
-        own.sort_unstable();
-        let found = Socket::open(NETLINK_NETFILTER, false)
-            .map_err(|error| error.to_string())
-            .and_then(|mut socket| forget(&mut socket, &remote, &own).map_err(|failure| failure.to_string()));
-        match found {
-            Ok(0) => {}
-            Ok(count) => info!(count, "connections from before their way was known begin anew"),
-            Err(error) => warn!(error, "connections from before their way was known are not looked for"),
+    pub(super) fn forget(&mut self, mut remote: Vec<Prefix>, own: Vec<Prefix>) {
+        let mut work = lock(&self.0);
+        // What comes while the thread is at it is looked for in one pass.
+        remote.extend(work.next.take().into_iter().flat_map(|next| next.remote));
+        work.next = Some(Steered { remote: apart(remote), own: apart(own) });
+        if !work.begun {
+            let shared = Arc::clone(&self.0);
+            let begun = thread::Builder::new().name("connections".into()).spawn(move || run(&shared));
+            work.begun = begun.map_err(|error| tell(&error)).is_ok();
         }
     }
 }
 
-/// Whether one of `prefixes`, which are sorted and do not overlap, has the address.
+fn lock(work: &Mutex<Work>) -> MutexGuard<'_, Work> {
+    work.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is to be looked for next; without any the thread is to end.
+fn next(work: &Mutex<Work>) -> Option<Steered> {
+    let mut work = lock(work);
+    let next = work.next.take();
+    work.begun = next.is_some();
+    next
+}
+
+fn run(work: &Mutex<Work>) {
+    while let Some(Steered { remote, own }) = next(work) {
+        let socket = Socket::open(NETLINK_NETFILTER, false).map_err(|error| tell(&error));
+        let Ok(mut socket) = socket else { continue };
+        match forget(&mut socket, &remote, &own) {
+            Ok(Forgotten { count: 0, refused: None }) => {}
+            Ok(Forgotten { count, refused: None }) => {
+                info!(count, "connections from before their way was known begin anew");
+            }
+            Ok(Forgotten { count, refused: Some(error) }) => {
+                warn!(count, %error, "connections from before their way was known begin anew, but not all");
+            }
+            Err(error) => tell(&error),
+        }
+    }
+}
+
+fn tell(error: &dyn std::fmt::Display) {
+    warn!(%error, "connections from before their way was known are not looked for");
+}
+
+/// Sorted, and without those that lie in others.
+fn apart(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    prefixes.sort_unstable();
+    prefixes.dedup_by(|next, kept| kept.covers(next));
+    prefixes
+}
+
+/// Whether one of `prefixes`, which are [`apart`], has the address.
 fn is_within(prefixes: &[Prefix], address: IpAddr) -> bool {
     let next = prefixes.partition_point(|prefix| *prefix <= Prefix::host(address));
     next.checked_sub(1).is_some_and(|at| prefixes[at].contains(address))
@@ -84,12 +114,18 @@ const fn header(family: u8) -> [u8; 4] {
     [family, 0, 0, 0]
 }
 
+/// How many were, and the first error of those that could not be: kernels before 5.10 let none of a flowtable be deleted.
+struct Forgotten {
+    count: usize,
+    refused: Option<Failure>,
+}
+
 /// One that is to be forgotten: its family, and the attributes that name it.
 struct Found(u8, Vec<(u16, Vec<u8>)>);
 
 /// Forgets connections whose far end, after all NAT, is in `remote`, and whose near end is not in `own`: no answer would
-/// find its way. Gives their number.
-fn forget(socket: &mut Socket, remote: &[Prefix], own: &[Prefix]) -> Result<usize, Failure> {
+/// find its way.
+fn forget(socket: &mut Socket, remote: &[Prefix], own: &[Prefix]) -> Result<Forgotten, Failure> {
     let each = |into: &mut Vec<Found>, message: &Message<'_>| {
         let mut fields = message.fields();
         let Some([family, ..]) = fields.array::<4>() else { return };
@@ -103,6 +139,7 @@ fn forget(socket: &mut Socket, remote: &[Prefix], own: &[Prefix]) -> Result<usiz
         into.push(Found(family, named.map(|attribute| (attribute.kind, attribute.value.to_vec())).collect()));
     };
     let found = socket.dump(kind(IPCTNL_MSG_CT_GET), &header(0), |_| {}, Vec::new, each)?;
+    let mut forgotten = Forgotten { count: 0, refused: None };
     for Found(family, named) in &found {
         let put = |writer: &mut Writer| {
             for (attribute, value) in named {
@@ -114,11 +151,12 @@ fn forget(socket: &mut Socket, remote: &[Prefix], own: &[Prefix]) -> Result<usiz
         };
         match socket.ask(kind(IPCTNL_MSG_CT_DELETE), NLM_F_ACK, &header(*family), put, |_| None::<()>) {
             // It ended by itself.
-            Err(failure) if failure.errno == nix::errno::Errno::ENOENT => {}
-            result => drop(result?),
+            Err(failure) if failure.errno == Errno::ENOENT => {}
+            Err(failure) => drop(forgotten.refused.get_or_insert(failure)),
+            Ok(_) => forgotten.count += 1,
         }
     }
-    Ok(found.len())
+    Ok(forgotten)
 }
 
 /// A tuple is a nest of nests, which the kernel wants marked as such.
@@ -152,8 +190,17 @@ mod tests {
 
     #[test]
     fn an_address_is_found_in_the_prefix_that_has_it() {
-        let prefixes =
-            ["10.0.0.0/24", "10.0.2.0/23", "10.0.4.1/32", "fd00::/64"].map(|text| text.parse().unwrap());
+        let texts = [
+            "fd00::/64",
+            "10.0.3.0/24",
+            "10.0.0.0/24",
+            "10.0.2.0/23",
+            "10.0.0.0/24",
+            "10.0.2.7/32",
+            "10.0.4.1/32",
+        ];
+        let prefixes = apart(texts.map(|text| text.parse().unwrap()).to_vec());
+        assert_eq!(prefixes.len(), 4, "{prefixes:?}");
         for (address, within) in [
             ("9.255.255.255", false),
             ("10.0.0.0", true),

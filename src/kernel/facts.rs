@@ -9,8 +9,10 @@ use corax_core::name::NodeName;
 use corax_core::object::{Device, FWMARK, Link, LinkKind};
 use corax_core::prefix::{Family, Prefix, is_host_address};
 use corax_core::problem::Problem;
+use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Type};
 
+use super::error::Failure;
 use super::link;
 use super::mirror::Mirror;
 use super::probes::Probes;
@@ -45,8 +47,8 @@ pub(crate) struct FactsQuery {
 }
 
 /// Facts from the mirror, from `/proc/sys`, and of the ways that the kernel would take.
-pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query: &FactsQuery) -> Facts {
-    let defaults: Vec<Way> = ANYWHERE.iter().filter_map(|address| way(socket, *address, FWMARK)).collect();
+pub(super) fn facts(ways: &mut Ways<'_>, mirror: &Mirror, probes: &Probes, query: &FactsQuery) -> Facts {
+    let defaults: Vec<Way> = ANYWHERE.iter().filter_map(|address| ways.ask(*address, FWMARK)).collect();
     let mut facts = Facts {
         addresses: mirror.foreign_addresses().map(|held| held.address).collect(),
         default_gateways: defaults.iter().filter_map(|way| way.gateway).collect(),
@@ -60,7 +62,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
     }
     let missing = query.underlay.filter(|address| !facts.addresses.contains(address));
     for endpoint in &query.endpoints {
-        let Some(way) = way(socket, *endpoint, FWMARK) else { continue };
+        let Some(way) = ways.ask(*endpoint, FWMARK) else { continue };
         let mtu = way.mtu.into_iter().chain(way.link.and_then(mtu_of)).min();
         if let Some(mtu) = mtu.filter(|mtu| *mtu < facts.underlay_mtu || way.link != underlay) {
             facts.path_mtu.insert(*endpoint, mtu);
@@ -74,7 +76,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
         Problem::new(format!("address {address}"), what, "correct the node's privateIP in the Gateway's status, or give the node that address")
     }));
     if missing.is_none() {
-        facts.problems.extend(other_sources(socket, mirror, query));
+        facts.problems.extend(other_sources(ways, mirror, query));
     }
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
@@ -96,7 +98,7 @@ pub(super) fn facts(socket: &mut Socket, mirror: &Mirror, probes: &Probes, query
 
 /// The kernel chooses where VXLAN over IPv4 comes from by the route, as it would the first of several addresses. Of each
 /// address that is not the node's own, the first member who sees it is told.
-fn other_sources(socket: &mut Socket, mirror: &Mirror, query: &FactsQuery) -> Vec<Problem> {
+fn other_sources(ways: &mut Ways<'_>, mirror: &Mirror, query: &FactsQuery) -> Vec<Problem> {
     let Some(own) = query.underlay.filter(IpAddr::is_ipv4) else { return Vec::new() };
     if let Some(Link { kind: LinkKind::Vxlan(vxlan), .. }) = mirror.observed.links.get(&Device::Overlay)
         && vxlan.local.is_some()
@@ -105,7 +107,7 @@ fn other_sources(socket: &mut Socket, mirror: &Mirror, query: &FactsQuery) -> Ve
     }
     let mut seen_by = BTreeMap::new();
     for member in query.members.iter().filter(|(_, address)| address.is_ipv4()) {
-        if let Some(source) = way(socket, member.1, 0).and_then(|way| way.source) {
+        if let Some(source) = ways.ask(member.1, 0).and_then(|way| way.source) {
             seen_by.entry(source).or_insert(member);
         }
     }
@@ -143,10 +145,44 @@ pub(super) fn networks(mirror: &Mirror) -> BTreeMap<Prefix, String> {
     held.filter(|(prefix, _)| !prefix.is_host()).collect()
 }
 
-/// The way of packets with a mark, as a tunnel's own are; none where there is none.
-fn way(socket: &mut Socket, to: IpAddr, mark: u32) -> Option<Way> {
-    let put = |writer: &mut _| route::put_way(writer, to, mark);
-    socket.get(route::RTM_GETROUTE, &route::way_header(to), put, route::decode_way).ok()?
+/// The ways that the kernel told of, by address and mark; none where there is none.
+pub(super) type Known = BTreeMap<(IpAddr, u32), Option<Way>>;
+
+/// Asks the kernel for ways. What it does not answer is as it was before.
+pub(super) struct Ways<'a> {
+    socket: &'a mut Socket,
+    before: Known,
+    pub(super) known: Known,
+    /// Why one is not known.
+    pub(super) failure: Option<Failure>,
+}
+
+impl<'a> Ways<'a> {
+    pub(super) fn new(socket: &'a mut Socket, before: Known) -> Self {
+        Self { socket, before, known: Known::new(), failure: None }
+    }
+
+    /// The way of packets with a mark, as a tunnel's own are.
+    fn ask(&mut self, to: IpAddr, mark: u32) -> Option<Way> {
+        let put = |writer: &mut _| route::put_way(writer, to, mark);
+        let asked = self.socket.get(route::RTM_GETROUTE, &route::way_header(to), put, route::decode_way);
+        let way = match asked {
+            Ok(way) => way,
+            Err(failure) if is_no_answer(failure.errno) => {
+                self.failure.get_or_insert(failure);
+                self.before.get(&(to, mark)).copied().flatten()
+            }
+            // No route, one that refuses, or no such family.
+            Err(_) => None,
+        };
+        self.known.insert((to, mark), way);
+        way
+    }
+}
+
+/// Whether an error says nothing of what was asked for.
+const fn is_no_answer(errno: Errno) -> bool {
+    matches!(errno, Errno::ETIMEDOUT | Errno::ENOBUFS | Errno::ENOMEM | Errno::EINTR | Errno::EIO)
 }
 
 /// Links that have a name of ours and are neither ours nor to be taken over.

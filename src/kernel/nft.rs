@@ -359,7 +359,7 @@ impl Nft {
         // The kernel makes an event of each element.
         self.events.leave(&[NFNLGRP_NFTABLES])?;
         let generation = wire::generation(&mut self.requests)?;
-        self.making = Some(Making::begin(&self.program, ruleset.fingerprint(), generation, steps));
+        self.making = Some(Making::begin(&self.program, ruleset.fingerprint(), generation, steps)?);
         if absent { Ok(()) } else { self.stand() }
     }
 

@@ -193,6 +193,7 @@ pub(super) fn put_key(writer: &mut Writer, key: &RouteKey) {
 }
 
 /// The way that a packet with a mark takes.
+#[derive(Clone, Copy)]
 pub(super) struct Way {
     pub(super) family: Family,
     pub(super) link: Option<u32>,

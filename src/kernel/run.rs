@@ -140,7 +140,12 @@ impl Kernel {
 
     /// Leaves the events unheard: after many messages, reading all anew costs less than hearing of each.
     fn stop_listening(&mut self) -> bool {
-        self.events.leave(&GROUPS).inspect_err(|_| self.lost = true).is_ok()
+        let left = self.events.leave(&GROUPS).is_ok();
+        if !left {
+            // Some may have been left already.
+            self.listen_again();
+        }
+        left
     }
 
     fn listen_again(&mut self) {

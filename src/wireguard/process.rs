@@ -39,8 +39,9 @@ pub(crate) fn makes(name: &str) -> bool {
 
 /// Starts `corax tunnel DEVICE` from this very binary and returns once its socket answers.
 ///
-/// The command puts itself into the background, into a session of its own, when it is ready; what it says goes to
-/// `log`, or nowhere where that cannot be opened. No signal to this process or its group reaches it.
+/// The command puts itself into the background, into a session of its own, when it is ready. What it says until then goes to
+/// `log`, or nowhere where that cannot be opened; afterwards only where `LOG_LEVEL` is set, as a file that stays open keeps
+/// its disk from being mounted read-only. No signal to this process or its group reaches it.
 ///
 /// # Errors
 ///
@@ -91,10 +92,18 @@ fn wait(mut child: Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     let (ended, told) = mpsc::channel();
     // It is not reaped there, so that its number stays its own until the end of this function.
-    let waiter = thread::spawn(move || {
+    let wait = move || {
         let result = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         ended.send(result.map(drop)).ok();
-    });
+    };
+    let waiter = match thread::Builder::new().name("waiter".into()).spawn(wait) {
+        Ok(waiter) => waiter,
+        Err(error) => {
+            child.kill()?;
+            child.wait()?;
+            return Err(error);
+        }
+    };
     let in_time = told.recv_timeout(limit).is_ok();
     if !in_time {
         child.kill()?;

@@ -1,16 +1,21 @@
 //! `corax cni`: install, uninstall.
 
 use std::path::PathBuf;
+use std::slice;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use corax_pins::Network;
+use nix::poll::PollTimeout;
 use nix::sys::inotify::{InitFlags, Inotify};
 
 use super::conflist::Mode;
 use super::install::{Installation, Report};
 use super::pins::print_imported;
-use super::{Others, Output, Places, table, watch};
+use super::{Others, Output, Places, print_line, print_table, watch};
+
+/// How long after a failure it is tried again, milliseconds.
+const RETRY: u16 = 60_000;
 
 /// The CNI plugin on this node
 #[derive(Debug, Clone, Subcommand)]
@@ -68,7 +73,7 @@ impl Node {
     fn print(&self, reports: &[Report]) -> anyhow::Result<()> {
         if self.output == Output::Json {
             for report in reports {
-                println!("{}", serde_json::to_string(report)?);
+                print_line(serde_json::to_string(report)?)?;
             }
             return Ok(());
         }
@@ -76,11 +81,11 @@ impl Node {
             let back = if r.written_back > 0 { r.written_back.to_string() } else { String::new() };
             [r.file.display().to_string(), r.network.to_string(), r.outcome.to_owned(), back]
         };
-        table(["FILE", "NETWORK", "OUTCOME", "WRITTEN BACK"], reports.iter().map(row));
+        print_table(["FILE", "NETWORK", "OUTCOME", "WRITTEN BACK"], reports.iter().map(row))?;
         let imported: Vec<_> =
             reports.iter().flat_map(|r| r.imported.iter().map(|i| (r.network.clone(), i.clone()))).collect();
         if !imported.is_empty() {
-            print_imported(&imported);
+            print_imported(&imported)?;
         }
         Ok(())
     }
@@ -117,19 +122,31 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
     let Some(events) = events else {
         return node.print(&[first?]);
     };
-    match first {
-        Ok(report) => node.print(&[report])?,
+    match &first {
+        Ok(report) => node.print(slice::from_ref(report))?,
         Err(error) => eprintln!("{error:#}"),
     }
+    let mut told = first.err().map(|error| format!("{error:#}"));
     loop {
-        events.read_events().context("watching the configurations")?;
+        // Half written, or gone for now: the next event comes. A full disk has none.
+        let most = if told.is_some() { RETRY.into() } else { PollTimeout::NONE };
+        watch::await_change(&events, most).context("watching the configurations")?;
         watch::listen(&events, &watched)?;
-        match installation.binary(&plugin).and_then(|_| installation.configure()) {
-            Ok(report) if report.changed => node.print(&[report])?,
-            Ok(_) => {}
-            // Half written, or gone for now: the next event comes.
-            Err(error) => eprintln!("{error:#}"),
-        }
+        told = match installation.binary(&plugin).and_then(|_| installation.configure()) {
+            Ok(report) => {
+                if report.changed || told.is_some() {
+                    node.print(&[report])?;
+                }
+                None
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                if told.as_ref() != Some(&error) {
+                    eprintln!("{error}");
+                }
+                Some(error)
+            }
+        };
     }
 }
 
@@ -144,7 +161,7 @@ fn uninstall(node: &Node) -> anyhow::Result<()> {
     let stays = installation.remove_binary()?;
     if node.output == Output::Json {
         let plugin = serde_json::json!({ "file": plugin, "removed": stays.is_none(), "stays": stays });
-        println!("{}", serde_json::json!({ "networks": reports, "plugin": plugin }));
+        print_line(serde_json::json!({ "networks": reports, "plugin": plugin }))?;
     } else if let Some(why) = stays {
         eprintln!("{} stays: {why}", plugin.display());
     }

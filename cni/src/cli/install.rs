@@ -16,6 +16,9 @@ use super::conflist::{self, Mode};
 use super::{Others, Places};
 use crate::plugin;
 
+/// Ends the name of a file that is to take the place of another.
+pub(super) const BESIDE: &str = ".corax-new";
+
 /// Where the plugin goes, and how.
 #[derive(Debug, Clone)]
 pub struct Installation {
@@ -121,7 +124,10 @@ impl Installation {
         self.save(&file, &memory).context("the original cannot be kept")?;
         let replaced = replace(&file, edited.text.as_bytes(), Some(&file), 0o644).with_context(name);
         if replaced.is_err() && saved.is_none() {
-            let _ = fs::remove_file(self.memory(&file));
+            let memory = self.memory(&file);
+            let _ = fs::remove_file(&memory);
+            // Where that was the last.
+            let _ = memory.parent().map(fs::remove_dir);
         }
         replaced?;
         report.outcome = if rewritten { "rewritten by another tool, edited again" } else { "edited" };
@@ -173,7 +179,10 @@ impl Installation {
                     return Err(error);
                 }
             };
-            let _ = fs::remove_file(self.memory(&file));
+            let memory = self.memory(&file);
+            let _ = fs::remove_file(&memory);
+            // Where that was the last.
+            let _ = memory.parent().map(fs::remove_dir);
             reports.push(Report {
                 file,
                 network,
@@ -268,7 +277,7 @@ impl Installation {
 
     fn memory(&self, file: &Path) -> PathBuf {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        self.places.state_dir.join("cni").join(format!("{name}.saved"))
+        self.places.state_dir.join(crate::ORIGINALS).join(format!("{name}.saved"))
     }
 
     fn saved(&self, file: &Path) -> Option<Saved> {
@@ -341,7 +350,7 @@ fn replace(path: &Path, bytes: &[u8], like: Option<&Path>, mode: u32) -> io::Res
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     // A name that no runtime takes for a configuration or a plugin.
-    let beside = path.with_file_name(format!(".{name}.corax-new"));
+    let beside = path.with_file_name(format!(".{name}{BESIDE}"));
     let written = (|| {
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;

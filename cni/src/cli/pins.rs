@@ -8,7 +8,7 @@ use corax_pins::hostlocal::HostLocal;
 use corax_pins::import::{self, Imported, Outcome};
 use corax_pins::{Interface, Network, Pin, PinId, PinState, PodName, Snapshot, store};
 
-use super::{Others, Output, Places, addresses, ago, table};
+use super::{Others, Output, Places, addresses, age, print_line, print_table};
 use crate::plugin;
 
 /// Pinned pod addresses
@@ -117,8 +117,7 @@ fn list(
         eprintln!("{} damaged records are passed over; the next ADD clears them away", snapshot.damaged);
     }
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&snapshot.pins)?);
-        return Ok(());
+        return print_line(serde_json::to_string_pretty(&snapshot.pins)?);
     }
     let now = plugin::now();
     let head = ["NAMESPACE", "POD", "INTERFACE", "NETWORK", "ADDRESSES", "STATE", "SINCE", "CONTAINER"];
@@ -136,12 +135,11 @@ fn list(
             pin.network.to_string(),
             addresses(&pin.addresses),
             format!("{state}{}", if pin.seen { " (seen)" } else { "" }),
-            ago(pin.since, now),
+            age(now.saturating_sub(pin.since)),
             container.unwrap_or_default(),
         ]
     };
-    table(head, snapshot.pins.into_iter().map(row));
-    Ok(())
+    print_table(head, snapshot.pins.into_iter().map(row))
 }
 
 fn release(
@@ -169,7 +167,7 @@ fn release(
     let id = PinId { network, pod, interface };
     let mut transaction = store.begin(plugin::now())?;
     transaction.release(&id, force).context("not released")?;
-    println!("pod {} on network {}: released", id.pod, id.network);
+    print_line(format_args!("pod {} on network {}: released", id.pod, id.network))?;
     Ok(())
 }
 
@@ -177,15 +175,17 @@ fn export(host_local: Option<PathBuf>, places: &Places) -> anyhow::Result<()> {
     let store = places.store();
     let snapshot = read(places)?;
     let Some(directory) = host_local else {
-        println!("{}", serde_json::to_string_pretty(&snapshot.pins)?);
-        return Ok(());
+        return print_line(serde_json::to_string_pretty(&snapshot.pins)?);
     };
     let mut networks: Vec<_> = snapshot.holds.iter().map(|hold| hold.attachment.network.clone()).collect();
     networks.dedup();
     let transaction = store.begin(plugin::now())?;
     for network in networks {
         let written = super::install::write_back(&transaction, &network, &directory)?;
-        println!("network {network}: {written} addresses written to {}", directory.display());
+        print_line(format_args!(
+            "network {network}: {written} addresses written to {}",
+            directory.display()
+        ))?;
     }
     Ok(())
 }
@@ -198,13 +198,12 @@ fn import_pins(file: &std::path::Path, output: Output, places: &Places) -> anyho
     let mut transaction = store.begin(plugin::now())?;
     let done = import::pins(&mut transaction, &pins)?;
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&done)?);
-        return Ok(());
+        return print_line(serde_json::to_string_pretty(&done)?);
     }
-    println!("{} of {} pins are new", done.new, done.pins);
+    print_line(format_args!("{} of {} pins are new", done.new, done.pins))?;
     for refused in &done.refused {
         let import::RefusedPin { network, pod, interface, reason } = refused;
-        println!("refused: {interface} of pod {pod} on network {network}: {reason}");
+        print_line(format_args!("refused: {interface} of pod {pod} on network {network}: {reason}"))?;
     }
     Ok(())
 }
@@ -240,15 +239,15 @@ fn import_host_local(
     if output == Output::Json {
         let all: Vec<_> =
             all.iter().map(|(network, i)| serde_json::json!({ "network": network, "import": i })).collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        print_line(serde_json::to_string_pretty(&all)?)?;
     } else {
-        print_imported(&all);
+        print_imported(&all)?;
     }
     Ok(())
 }
 
 /// What an import did, as a table.
-pub(super) fn print_imported(all: &[(Network, Imported)]) {
+pub(super) fn print_imported(all: &[(Network, Imported)]) -> anyhow::Result<()> {
     let row = |(network, i): &(Network, Imported)| {
         let outcome = match i.outcome {
             Outcome::PinnedAndHeld => "pinned, held".to_owned(),
@@ -262,5 +261,5 @@ pub(super) fn print_imported(all: &[(Network, Imported)]) {
         let container = i.container.chars().take(13).collect();
         [network.to_string(), addresses(&i.addresses), container, i.pod.clone().unwrap_or_default(), outcome]
     };
-    table(["NETWORK", "ADDRESSES", "CONTAINER", "POD", "OUTCOME"], all.iter().map(row));
+    print_table(["NETWORK", "ADDRESSES", "CONTAINER", "POD", "OUTCOME"], all.iter().map(row))
 }

@@ -2,12 +2,17 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, Inotify};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, Inotify, InotifyEvent};
+
+use super::install::BESIDE;
 
 /// File in the run directory, locked by the process that it names, for as long as that watches.
 const FILE: &str = "watch";
@@ -51,6 +56,26 @@ pub(super) fn listen(events: &Inotify, directories: &[&Path]) -> anyhow::Result<
         }
     }
     Ok(())
+}
+
+/// Waits until something happened, at most so long. What an installation itself does beside a file is nothing: one that cannot
+/// write there would wake itself for ever.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub(super) fn await_change(events: &Inotify, most: PollTimeout) -> nix::Result<()> {
+    let is_own = |event: &InotifyEvent| {
+        event.name.as_ref().is_some_and(|name| name.as_bytes().ends_with(BESIDE.as_bytes()))
+    };
+    loop {
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)], most) {
+            Ok(0) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+            Ok(_) if events.read_events()?.iter().all(is_own) => {}
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// Keeps others from watching, until dropped.

@@ -5,7 +5,7 @@ use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::Socket;
@@ -81,7 +81,8 @@ fn with_mtu(mut route: RouteMessage, mtu: u32) -> RouteMessage {
         _ => true,
     });
     route.attributes.push(RouteAttribute::Metrics(metrics));
-    route.header.flags = netlink_packet_route::route::RouteFlags::empty();
+    // The others tell of the device's state; this one lets a gateway be outside of all networks.
+    route.header.flags &= RouteFlags::Onlink;
     route
 }
 

@@ -131,13 +131,23 @@ impl Store {
             holds.epoch = format!("{boot}.{now:x}.{process:x}");
         }
         let log = Journal::open(&self.state.join(PINS), &mut notes)?;
-        // A new log may get the old one's inode.
-        if log.is_missing() && holds.synced.take().is_some() && !holds.stale {
+        let gone = log.is_missing() && holds.synced.take().is_some();
+        if gone && !holds.stale {
             let path = log.path.display();
             notes.push(format!("{path} was there and is gone: the pins of pods that do not run are lost"));
         }
-        let mut transaction =
-            Transaction { store: self, lock, log, held, holds, recovered: false, contents: None, now, notes };
+        let mut transaction = Transaction {
+            store: self,
+            lock,
+            log,
+            gone,
+            held,
+            holds,
+            recovered: false,
+            contents: None,
+            now,
+            notes,
+        };
         transaction.recover()?;
         transaction.absorb();
         Ok(transaction)
@@ -150,6 +160,8 @@ pub struct Transaction<'s> {
     store: &'s Store,
     lock: Lock,
     log: Journal,
+    /// There is no log, and the holds on disk say how much of one is: of a new one, if that gets its inode.
+    gone: bool,
     held: Journal,
     holds: Holds,
     /// Some of the holds were learnt from the runtime's cache, and are not in their log yet.
@@ -270,7 +282,7 @@ impl Transaction<'_> {
         if self.holds.retired.get(network) == Some(&true) && ranges.is_some() {
             return Err(Error::Retired { network: network.clone() });
         }
-        if self.holds.stale {
+        if self.holds.stale || self.gone {
             self.write_holds(&[])?;
         }
         let torn = self.holds.torn.take();

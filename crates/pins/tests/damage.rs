@@ -120,6 +120,24 @@ fn a_pin_lost_while_its_pod_runs_comes_back_at_its_del() {
 }
 
 #[test]
+fn what_was_on_disk_of_a_log_is_not_believed_of_the_next_one() {
+    // A new file may well have the inode of the old one.
+    for by in ["STATUS", "DEL"] {
+        let (mut node, ..) = small();
+        let synced = |node: &Node| fs::read_to_string(node.run().join("holds")).unwrap().contains(" synced ");
+        assert!(synced(&node), "{by}");
+        fs::remove_file(node.log()).unwrap();
+        node.with(|t| match by {
+            "DEL" => t.del(&common::attachment("a1"), Part::Given, None).unwrap(),
+            _ => t.status(&common::attachment("a1").network, Some(&ranges(&["10.0.0.0/24"])), None).unwrap(),
+        });
+        assert!(node.log().exists() && !synced(&node), "{by}");
+        node.address(&ranges(&["10.0.0.0/24"]), "a", "a2");
+        assert!(synced(&node), "{by}");
+    }
+}
+
+#[test]
 fn a_late_del_takes_no_address_back_from_the_pod_that_has_it_now() {
     let mut node = Node::new();
     let address = ["10.4.0.9".parse().unwrap()];

@@ -24,7 +24,7 @@ pub(crate) fn init() {
 }
 
 /// The log level that the environment asks for, as wireguard-go reads it: `LOG_LEVEL` of `verbose`, `debug`, `info`, `error`
-/// or `silent`; errors and warnings where it is not set.
+/// or `silent`; errors and warnings where it is not set, in the foreground and until the one in the background is ready.
 fn level() -> LevelFilter {
     match std::env::var("LOG_LEVEL").as_deref() {
         Ok("verbose" | "debug") => LevelFilter::DEBUG,

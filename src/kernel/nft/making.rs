@@ -11,7 +11,7 @@ use corax_core::prefix::Prefix;
 use corax_core::sorted::{Difference, merge};
 
 use super::{Refused, listing, send_elements};
-use crate::kernel::error::Error;
+use crate::kernel::error::{Error, Failure};
 use crate::kernel::program;
 use crate::kernel::socket::Socket;
 
@@ -121,11 +121,16 @@ pub(super) struct Made {
 
 impl Making {
     /// Begins. `generation`: the kernel's count of transactions so far.
-    pub(super) fn begin(program: &Path, fingerprint: u64, generation: u32, steps: Steps) -> Self {
+    pub(super) fn begin(
+        program: &Path,
+        fingerprint: u64,
+        generation: u32,
+        steps: Steps,
+    ) -> Result<Self, Failure> {
         let generation = generation.wrapping_add(steps.count());
         let program = program.to_path_buf();
         let (told, stands) = mpsc::sync_channel(1);
-        let worker = std::thread::spawn(move || {
+        let make = move || {
             let made = steps.first.iter().try_for_each(|step| step.take(&program));
             let failed = made.is_err();
             let _ = told.send(made);
@@ -136,8 +141,9 @@ impl Making {
             let listing = listing(&program);
             steps.then.iter().try_for_each(|step| step.take(&program))?;
             Ok(listing?)
-        });
-        Self { fingerprint, generation, stands: Some(stands), worker }
+        };
+        let worker = std::thread::Builder::new().name("nft".into()).spawn(make)?;
+        Ok(Self { fingerprint, generation, stands: Some(stands), worker })
     }
 
     /// Whether it is known to hold.

@@ -23,6 +23,9 @@ impl Transaction<'_> {
         if !self.lock.is_ours() {
             return Err(self.lock.lost());
         }
+        if self.gone {
+            self.write_holds(&[])?;
+        }
         let mut changes = plan.holds.clone();
         if !plan.durable.is_empty() {
             self.write_log(book, pods, plan, true).map_err(|source| self.not_durable(source))?;
@@ -33,7 +36,8 @@ impl Transaction<'_> {
             {
                 self.notes.push(format!("not logged in {}: {error}", self.log.path.display()));
             }
-            let on_disk = self.holds.synced.filter(|s| s.inode == self.log.inode).map_or(0, |s| s.length);
+            let of_log = |s: &Synced| s.inode == self.log.inode && s.length <= self.log.length;
+            let on_disk = self.holds.synced.filter(of_log).map_or(0, |s| s.length);
             if plan.rests_on as u64 > on_disk && !self.log.is_read_only() {
                 self.log.sync().map_err(|source| self.not_durable(source))?;
                 changes.push(self.synced());
@@ -76,13 +80,13 @@ impl Transaction<'_> {
             self.holds.change(change);
         }
         let crowded = self.holds.frames > HOLDS_SMALL.max(2 * self.holds.all.len());
-        let unlike = self.holds.stale || self.holds.damaged > 0 || self.recovered;
+        let unlike = self.holds.stale || self.holds.damaged > 0 || self.recovered || self.gone;
         if unlike || (crowded && !changes.is_empty()) {
             let bytes = self.holds.rewritten(&self.store.boot, self.now);
             self.held.rewrite(&bytes, false).map_err(|source| self.not_held(source))?;
             let read = Holds::replay(&bytes, &self.store.boot);
             (self.holds.frames, self.holds.damaged) = (read.frames, 0);
-            (self.holds.stale, self.holds.torn, self.recovered) = (false, None, false);
+            (self.holds.stale, self.holds.torn, self.recovered, self.gone) = (false, None, false, false);
             return Ok(());
         }
         if changes.is_empty() {
