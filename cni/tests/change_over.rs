@@ -258,6 +258,36 @@ fn a_file_that_another_tool_rewrites_is_edited_again_and_that_is_reported() {
 }
 
 #[test]
+fn a_file_that_cannot_be_replaced_is_told_once_and_waited_for() {
+    let node = Node::new();
+    node.write(CONF, &original());
+    // As a volume of one file is mounted into a container.
+    node.sh(&format!("mount --bind {CONF} {CONF}"));
+    let mut arguments = INSTALL.to_vec();
+    arguments.push("--watch");
+    let mut command = node.command(commands());
+    let command = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watch = Running(command.spawn().unwrap());
+    let told = BufReader::new(watch.0.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(told.contains(CONF), "{told}");
+    let switches = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", watch.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches"));
+        line.unwrap().to_owned()
+    };
+    // Its own attempt is told by the kernel, too, and may still be taken in.
+    let rests = (0..50).any(|_| {
+        let before = switches();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        before == switches()
+    });
+    assert!(rests, "it tries again and again");
+    node.sh(&format!("umount {CONF}; touch /run/conf/event"));
+    let line = BufReader::new(watch.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    assert!(line.contains("edited"), "{line}");
+}
+
+#[test]
 fn pins_move_by_export_and_import_and_end_by_release() {
     let node = Node::new();
     node.write(CONF, &original());
