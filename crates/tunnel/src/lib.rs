@@ -31,6 +31,7 @@ mod outbound;
 pub mod packet;
 mod peer;
 mod prefix;
+pub mod secret;
 mod service;
 mod steering;
 mod sys;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use corax_core::object::Device;
+use corax_tunnel::secret;
 use nix::errno::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 use zeroize::Zeroizing;
@@ -93,7 +94,7 @@ fn receive(socket: &mut Socket, end: Instant) -> io::Result<Zeroizing<String>> {
         limit(end, |left| socket.set_read_timeout(left))?;
         match socket.read(part.as_mut()) {
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it hung up in its answer")),
-            Ok(more) => answer.extend_from_slice(part.get(..more).unwrap_or_default()),
+            Ok(more) => secret::append(&mut answer, part.get(..more).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

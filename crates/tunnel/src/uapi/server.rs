@@ -1,7 +1,7 @@
 //! The control socket: a file that must be ours alone, and that ends the tunnel when it goes.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,11 +16,12 @@ use super::request::Request;
 use super::{apply, report};
 use crate::device::Device;
 use crate::error::Error;
+use crate::secret;
 
 /// Where `wg` looks for sockets.
 pub(crate) const DIRECTORY: &str = "/var/run/wireguard";
 /// Longest request: some hundred thousand prefixes.
-const MAX_REQUEST: u64 = 16 << 20;
+const MAX_REQUEST: usize = 16 << 20;
 /// How long no client is let in after one could not be.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may keep its thread waiting.
@@ -103,8 +104,8 @@ impl Server {
 fn converse(client: &UnixStream, device: &Device) -> io::Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let mut reader = BufReader::new(client);
-    while let Some(text) = request(&mut reader)? {
+    let mut requests = Requests::new(client);
+    while let Some(text) = requests.next()? {
         let (body, errno) = match Request::parse(&text) {
             Some(Request::Get) => (report::state(device), 0),
             Some(Request::Metrics) => (Zeroizing::new(report::metrics(device)), 0),
@@ -127,21 +128,90 @@ fn converse(client: &UnixStream, device: &Device) -> io::Result<()> {
     Ok(())
 }
 
-/// Lines up to an empty one; none at the end of the stream.
-fn request(reader: &mut impl BufRead) -> io::Result<Option<Zeroizing<String>>> {
-    let mut text = Zeroizing::new(String::with_capacity(4096));
-    let mut reader = reader.take(MAX_REQUEST);
-    loop {
-        let before = text.len();
-        if reader.read_line(&mut text)? == 0 {
-            let ended = reader.limit() > 0 && before == 0;
-            return if ended { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
-        }
-        if &text[before..] == "\n" {
-            text.truncate(before);
-            if before > 0 {
-                return Ok(Some(text));
+/// What a client says, request by request. There are keys in it: all that is kept of it is cleared when that is dropped.
+struct Requests<R> {
+    from: R,
+    /// What came and is no request's yet.
+    read: Zeroizing<Vec<u8>>,
+}
+
+impl<R: Read> Requests<R> {
+    fn new(from: R) -> Self {
+        Self { from, read: Zeroizing::default() }
+    }
+
+    /// Lines up to an empty one; none at the end of the stream.
+    fn next(&mut self) -> io::Result<Option<Zeroizing<String>>> {
+        let mut part = Zeroizing::new([0; 4096]);
+        let mut seen = 0;
+        loop {
+            // Empty lines before it say nothing.
+            let empty = self.read.iter().take_while(|byte| **byte == b'\n').count();
+            self.read.drain(..empty);
+            let end = self.read.get(seen..).and_then(|new| new.windows(2).position(|pair| pair == b"\n\n"));
+            if let Some(end) = end {
+                let lines = &self.read[..=seen + end];
+                let text = str::from_utf8(lines).map(|text| Zeroizing::new(text.to_owned()));
+                self.read.drain(..seen + end + 2);
+                return text.map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+            }
+            seen = self.read.len().saturating_sub(1);
+            match self.from.read(part.as_mut()) {
+                Ok(0) if self.read.is_empty() => return Ok(None),
+                Ok(more) if more > 0 && self.read.len() + more <= MAX_REQUEST => {
+                    secret::append(&mut self.read, &part[..more]);
+                }
+                Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that says one piece after another.
+    struct Pieces<'a>(&'a [&'a str]);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+            let Some((piece, rest)) = self.0.split_first() else { return Ok(0) };
+            self.0 = rest;
+            room[..piece.len()].copy_from_slice(piece.as_bytes());
+            Ok(piece.len())
+        }
+    }
+
+    #[test]
+    fn requests_are_told_apart_however_they_come() {
+        for pieces in [
+            &["get=1\n\nset=1\nfwmark=1\n\n"][..],
+            &["get=1\n", "\n", "set=1\nfw", "mark=1\n\n"],
+            &["\n\nget", "=1\n\n\n", "\nset=1\nfwmark=1\n", "\n\n"],
+        ] {
+            let mut requests = Requests::new(Pieces(pieces));
+            assert_eq!(
+                requests.next().unwrap().as_deref().map(String::as_str),
+                Some("get=1\n"),
+                "{pieces:?}"
+            );
+            assert_eq!(
+                requests.next().unwrap().as_deref().map(String::as_str),
+                Some("set=1\nfwmark=1\n"),
+                "{pieces:?}"
+            );
+            assert!(requests.next().unwrap().is_none(), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_does_not_end_or_never_ends_is_refused() {
+        let told = |pieces: &[&str]| Requests::new(Pieces(pieces)).next().unwrap_err().kind();
+        assert_eq!(told(&["get=1\n"]), io::ErrorKind::UnexpectedEof);
+        let line = "allowed_ip=10.0.0.0/8\n".repeat(100);
+        assert_eq!(told(&vec![&*line; MAX_REQUEST / line.len() + 1]), io::ErrorKind::UnexpectedEof);
     }
 }
