@@ -316,3 +316,31 @@ fn a_tunnel_process_that_was_killed_speaks_first_to_who_is_behind_a_nat() {
     status(space);
     assert_eq!(writes(space), before, "{}", status(space)["lastChanges"]);
 }
+
+#[test]
+fn a_peers_new_address_is_taken_at_once_by_an_agent_that_was_started_again() {
+    let mut lab = three_domains();
+    lab.everyone_reaches_everyone();
+    let moved = |lab: &mut Lab, to: &str| {
+        let gateway = lab.gateways.get_mut("cloud").expect("it is declared");
+        gateway["status"]["activeEndpoints"][0]["publicIP"] = to.into();
+        lab.write();
+    };
+    let followed = |lab: &Lab, to: &str| {
+        let site = &lab.node("site-1").space;
+        eventually(&format!("the tunnel goes to {to}"), SOON, || {
+            let endpoints = site.run("wg show raven-wg0 endpoints");
+            if endpoints.contains(&format!("\t{to}:4500")) { Ok(()) } else { Err(endpoints) }
+        });
+    };
+    lab.end_agent("site-1", Signal::SIGKILL);
+    lab.start_agent("site-1", &[]);
+    await_ready(&lab.node("site-1").space);
+    moved(&mut lab, "198.18.0.77");
+    followed(&lab, "198.18.0.77");
+    // While it does not run, too: it knows what it knew then.
+    lab.end_agent("site-1", Signal::SIGTERM);
+    moved(&mut lab, "198.18.0.78");
+    lab.start_agent("site-1", &[]);
+    followed(&lab, "198.18.0.78");
+}

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -45,6 +45,8 @@ pub(crate) struct Node {
     own: Option<PublicKey>,
     /// It was in no domain when all was known, and had nothing of one when it started.
     blank: bool,
+    /// The endpoint of each peer that was wanted first.
+    asked: BTreeMap<(Device, PublicKey), SocketAddr>,
 }
 
 /// What a node should have, and why.
@@ -140,7 +142,7 @@ impl Node {
         } else {
             Box::new(Userspace::new(key))
         };
-        Ok(Self { args, kernel, driver, options, own, blank: false })
+        Ok(Self { args, kernel, driver, options, own, blank: false, asked: BTreeMap::new() })
     }
 
     /// The kernel.
@@ -270,7 +272,7 @@ impl Node {
 
     /// Reads the tunnels, of which no event tells.
     pub(crate) fn read_tunnels(&mut self) {
-        let Self { kernel, driver, .. } = self;
+        let Self { kernel, driver, asked, .. } = self;
         let observed = kernel.observed_mut();
         observed.unknown.remove(&Backend::WireGuard);
         let devices: Vec<Device> =
@@ -278,7 +280,10 @@ impl Node {
         observed.tunnels.retain(|device, _| devices.contains(device));
         for device in devices {
             match driver.read(device) {
-                Ok(Some(tunnel)) => {
+                Ok(Some(mut tunnel)) => {
+                    for (key, peer) in &mut tunnel.peers {
+                        peer.configured = peer.configured.or_else(|| asked.get(&(device, *key)).copied());
+                    }
                     observed.tunnels.insert(device, tunnel);
                 }
                 Ok(None) => {
@@ -304,8 +309,20 @@ impl Node {
         true
     }
 
+    /// Remembers the endpoint that was wanted of each peer first: one that an agent before this one set is known by that, and
+    /// another that is wanted later is news.
+    fn remember_endpoints(&mut self, desired: &Desired) {
+        let peers = desired.tunnels.iter().flat_map(|(device, tunnel)| {
+            tunnel.peers.iter().map(move |(key, peer)| ((*device, *key), peer.endpoint))
+        });
+        let wanted = peers.filter_map(|(peer, endpoint)| Some((peer, endpoint?)));
+        let before = std::mem::take(&mut self.asked);
+        self.asked = wanted.map(|(peer, endpoint)| (peer, *before.get(&peer).unwrap_or(&endpoint))).collect();
+    }
+
     /// Makes the kernel be as desired.
     pub(crate) fn converge(&mut self, desired: &Desired) -> Converged {
+        self.remember_endpoints(desired);
         let mut done: Vec<Done> = Vec::new();
         let mut last = None;
         let mut settled = false;

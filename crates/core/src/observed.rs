@@ -51,7 +51,7 @@ pub enum NftTable {
 pub struct ObservedPeer {
     /// Its settings. `endpoint` is where it was last heard, once it was.
     pub peer: Peer,
-    /// The endpoint that was last set, if this process set it.
+    /// The endpoint that was last set, or that this process found set and wanted first.
     pub configured: Option<SocketAddr>,
     /// Time since the last handshake, if there was one.
     pub handshake_age: Option<Duration>,
