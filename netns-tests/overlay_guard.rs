@@ -97,3 +97,34 @@ fn a_member_cannot_send_into_the_overlay_what_is_not_of_its_side() {
         if now >= before + 5.0 { Ok(()) } else { Err(format!("{before}, then {now}")) }
     });
 }
+
+/// With the CNI's masquerading it would come from the node, which is a member.
+#[test]
+fn a_pod_cannot_send_into_the_overlay_by_its_node() {
+    let lab = domains();
+    let (node, victim) = (lab.node("cloud-2"), lab.node("cloud-1"));
+    let mac = victim.space.json("ip -j link show raven0")[0]["address"].as_str().expect("a MAC").to_owned();
+    let frame = encapsulated(&mac, Ipv4Addr::new(10, 100, 2, 99), Ipv4Addr::new(10, 100, 1, 10));
+    let reason = ["reason=\"vxlan_forged\""];
+    let arriving = Capture::start(&victim.pod, "eth0", "in", "host 10.100.2.99", lab.scratch());
+    let send = |from: &str| {
+        node.pod.enter(|| {
+            let socket = UdpSocket::bind((from, 0)).expect("a socket");
+            socket.send_to(&frame, "172.16.0.11:4472").expect("it leaves the pod");
+        });
+    };
+    let counted = |more: f64| {
+        eventually("the drops are counted", SOON, || {
+            let now = metric(&node.space, "corax_dropped_packets_total", &reason);
+            if now >= more { Ok(()) } else { Err(format!("{now}")) }
+        });
+    };
+    send("10.100.2.10");
+    counted(1.0);
+    // By an address of the underlay, to which the way leads elsewhere.
+    node.pod.ip("address add 172.16.0.254/32 dev lo");
+    node.space.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.cni0.rp_filter=0");
+    send("172.16.0.254");
+    counted(2.0);
+    assert_eq!(arriving.end(""), Vec::<String>::new());
+}

@@ -17,8 +17,9 @@ use crate::prefix::{Family, Prefix};
 pub const CHECKSUM_SET: &str = "checksum";
 
 /// Named counters of what the table drops, with what each means.
-pub const DROP_COUNTERS: [(&str, &str); 5] = [
+pub const DROP_COUNTERS: [(&str, &str); 6] = [
     ("vxlan_stranger", "VXLAN packets whose sender is no member of the domain"),
+    ("vxlan_forged", "VXLAN packets to members by pods, which would have come from this node's address"),
     ("overlay_source", "packets out of the overlay with a source that is not of its side"),
     (
         "forward_foreign",
@@ -136,7 +137,8 @@ impl Ruleset {
         let ours = ours.join(", ");
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
-        // A VXLAN socket hears broadcasts and groups as well. Transit is untracked because a gateway may see one direction
+        // A VXLAN socket hears broadcasts and groups as well. Members believe this node's address, which a CNI gives to what pods
+        // send: of VXLAN, a node forwards that of others alone, as of one behind it. Transit is untracked because a gateway may see one direction
         // only; VXLAN because a mark that is kept on the outer packet gets it masqueraded. An answer to a client outside, who
         // came by a NodePort and has a source of this node's since, is to leave by the main table: rule 99. Both NATs have to
         // be there: a CNI that masquerades alone, while this table is missing, makes no such client of a pod.
@@ -164,6 +166,19 @@ impl Ruleset {
 	chain guard_output {{
 		type filter hook output priority -300; policy accept;
 		udp dport {VXLAN_PORT} notrack
+	}}
+	chain guard_forward {{
+		type filter hook forward priority 0; policy accept;
+		udp dport {VXLAN_PORT} jump vxlan_out
+	}}
+	chain vxlan_out {{
+		meta nfproto ipv4 ip daddr @members4 jump forged
+		meta nfproto ipv6 ip6 daddr @members6 jump forged
+	}}
+	chain forged {{
+		meta nfproto ipv4 ip saddr @own4 counter name vxlan_forged drop
+		meta nfproto ipv6 ip6 saddr @own6 counter name vxlan_forged drop
+		fib saddr . iif oif missing counter name vxlan_forged drop
 	}}
 	chain redirects {{
 		type filter hook output priority 0; policy accept;
