@@ -79,3 +79,21 @@ fn who_is_not_root_cannot_keep_an_agent_out() {
     space.run(&format!("{CORAX} cleanup"));
     drop(held);
 }
+
+/// By a minute's end: nobody tells the agent.
+#[test]
+fn what_a_cleaner_takes_from_under_a_running_agent_is_there_again() {
+    let mut lab = one_node();
+    lab.start_agent("cloud-1", &[]);
+    let space = &lab.node("cloud-1").space;
+    await_ready(space);
+    let kept = || space.try_run("cat /run/corax/mtu /var/lib/corax/wireguard.key");
+    let before = kept().expect("an agent keeps them");
+    space.sh("rm -rf /run/corax /var/lib/corax/*");
+    eventually("they are there again", SOON * 3, || match kept()? {
+        now if now == before => Ok(()),
+        other => Err(other),
+    });
+    let said = second_agent(&lab);
+    assert!(said.contains("runs in this network namespace"), "{said}");
+}

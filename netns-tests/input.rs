@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::agent::{CORAX, SECRET, SOON, ask, await_ready, metric, problems, status};
+use crate::agent::{Agent, CORAX, SECRET, SOON, ask, await_ready, metric, problems, status, wireguard_asked};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::manifests::paper;
@@ -514,4 +515,29 @@ fn a_node_that_every_domain_has_lost_is_without_locks_and_says_so() {
     await_problem(space, &["node cloud-2", "what it has stays"]);
     assert!(space.run("ip route show table 9028").contains("10.101.1.0/24"));
     assert!(space.run("nft list tables").contains("inet corax"));
+}
+
+#[test]
+fn a_mistyped_name_of_a_node_takes_nothing_from_it() {
+    let mut lab = two_domains();
+    lab.everyone_reaches_everyone();
+    lab.end_agent("site-1", Signal::SIGTERM);
+    let before = ours(&lab.node("site-1").space);
+    let options: Vec<String> =
+        wireguard_asked().into_iter().flat_map(|whose| ["--wireguard".to_owned(), whose]).collect();
+    let node = lab.node("site-1");
+    let typo = Agent::start(
+        &node.space,
+        Path::new(CORAX),
+        "site-1.example.com",
+        &lab.source(),
+        &lab.log("site-1"),
+        &options,
+    );
+    await_problem(&node.space, &["--node-name site-1"]);
+    let after = ours(&node.space);
+    assert_eq!(before, after, "{}", difference(&before, &after));
+    typo.end(Signal::SIGTERM);
+    lab.start_agent("site-1", &[]);
+    lab.everyone_reaches_everyone();
 }

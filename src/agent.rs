@@ -2,14 +2,12 @@
 //!
 //! Three threads: one reads manifests, one reconciles, one answers HTTP and signals. The kernel's part has helpers of its own.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
-use corax_core::problem::Problem;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -24,6 +22,7 @@ use crate::source::snapshot::Snapshot;
 use crate::{memory, problem, state, wireguard};
 
 pub(crate) mod alone;
+mod files;
 pub(crate) mod inbox;
 mod mtu;
 pub(crate) mod node;
@@ -33,7 +32,7 @@ pub(crate) mod report;
 mod silence;
 mod summary;
 
-use alone::Claim;
+use files::Files;
 use inbox::Inbox;
 use node::Node;
 use reconciler::Reconciler;
@@ -101,9 +100,8 @@ pub(crate) fn epoch() -> u64 {
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
     memory::share();
-    let (_claim, unclaimed) = claim()?;
+    let claimed = Files::claim()?;
     let mut standing = state::prepare(&args.state.state_dir)?;
-    standing.extend(unclaimed);
     if let Err(error) = more_files() {
         debug!(%error, "the number of open files stays as it is");
     }
@@ -114,7 +112,6 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let loaded = wireguard::key::load_or_create(&args.state.state_dir, || {
         wireguard::running_key(wireguard::DEFAULT_DEVICE)
     });
-    standing.extend(loaded.problem.as_ref().map(wireguard::key::Error::problem));
     standing.iter().for_each(problem::warn);
     let public_key = loaded.key.public().to_string();
     info!(node = %args.identity.node_name, public_key, key_from = ?loaded.origin, version = env!("CARGO_PKG_VERSION"), "the agent starts");
@@ -137,10 +134,23 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
             admin.admin
         )
     })?;
-    let node = Node::open(args.clone(), Some(loaded.key))?;
-    let source = Source::open(args.source.clone(), Snapshot::new(&args.state.state_dir), args.settings());
-    let reconciler =
-        Reconciler::new(node, Arc::clone(&inbox), reports, Arc::clone(&metrics), heartbeat.clone(), standing);
+    let node = Node::open(args.clone(), Some(loaded.key.clone()))?;
+    let files = Files::new(claimed, &args.state.state_dir, loaded);
+    let source = Source::open(
+        args.source.clone(),
+        Snapshot::new(&args.state.state_dir),
+        args.settings(),
+        args.identity.node_name.clone(),
+    );
+    let reconciler = Reconciler::new(
+        node,
+        Arc::clone(&inbox),
+        reports,
+        Arc::clone(&metrics),
+        heartbeat.clone(),
+        standing,
+        files,
+    );
     let to = Arc::clone(&inbox);
     std::thread::Builder::new()
         .name("source".to_owned())
@@ -155,19 +165,6 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     runtime.block_on(serve(listener, admin))?;
     inbox.stop();
     turning.join().map_err(|_| anyhow::anyhow!("the reconciling thread panicked"))
-}
-
-/// Claims the namespace. A node whose run directory cannot be written to is better served by an agent than by none.
-fn claim() -> anyhow::Result<(Option<Claim>, Option<Problem>)> {
-    match Claim::take(Path::new(corax_cni::RUN), "an agent") {
-        Ok(claim) => Ok((Some(claim), None)),
-        Err(held @ alone::Error::Held(_)) => Err(held.into()),
-        Err(error @ alone::Error::Io { .. }) => {
-            let what = format!("cannot be claimed: {error}; whether a second agent runs in it is not known");
-            let remedy = format!("make {} writable and restart", corax_cni::RUN);
-            Ok((None, Some(Problem::new("the network namespace", what, remedy))))
-        }
-    }
 }
 
 /// Lets the process hold as many files open as its supervisor allows at most, and not only by default.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use corax_core::api::Gateway;
+use corax_core::name::NodeName;
 use corax_core::problem::Problem;
 use corax_core::view::{Settings, View};
 use tracing::info;
@@ -53,6 +54,8 @@ pub(crate) struct Sourced {
     pub problems: Vec<Problem>,
     /// How much of the source it is.
     pub known: Known,
+    /// The name by which this node is still a member, where its own name is in no Gateway.
+    pub once: Option<NodeName>,
 }
 
 /// Reads the manifests of a directory and says when they change.
@@ -60,6 +63,9 @@ pub(crate) struct Source {
     manifests: Manifests,
     snapshot: Snapshot,
     settings: Settings,
+    node: NodeName,
+    /// The name by which this node was last a member.
+    ran_as: Option<NodeName>,
     current: Sourced,
     /// What was lost of the snapshot.
     lost: Option<Problem>,
@@ -73,8 +79,8 @@ pub(crate) struct Source {
 
 impl Source {
     /// A source that begins with what the snapshot knows.
-    pub(crate) fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings) -> Self {
-        let Loaded { files, complete, view, problem } = snapshot
+    pub(crate) fn open(directory: PathBuf, snapshot: Snapshot, settings: Settings, node: NodeName) -> Self {
+        let Loaded { files, complete, node: ran_as, view, problem } = snapshot
             .load()
             .unwrap_or_else(|error| Loaded { problem: Some(lost_problem(&error)), ..Loaded::default() });
         problem.iter().for_each(problem::warn);
@@ -82,11 +88,14 @@ impl Source {
         let known = if complete { Known::Once } else { Known::Part };
         let manifests = Manifests::new(directory, files, known);
         let problems = problem.iter().cloned().collect();
-        let current = Sourced { revision: 0, view, problems, known };
+        let once = once(view.as_deref(), &node, ran_as.as_ref());
+        let current = Sourced { revision: 0, view, problems, known, once };
         Self {
             manifests,
             snapshot,
             settings,
+            node,
+            ran_as,
             current,
             unsaved: problem.is_some(),
             whole: complete,
@@ -106,11 +115,18 @@ impl Source {
         } else {
             self.current.view.clone()
         };
+        if view.as_ref().is_some_and(|view| view.member(&self.node).is_some())
+            && self.ran_as.as_ref() != Some(&self.node)
+        {
+            self.ran_as = Some(self.node.clone());
+            self.unsaved = true;
+        }
         let whole = scan.known != Known::Part;
         // A file that is being written is not known for a moment.
         let settled = !self.manifests.unsettled();
         if scan.changed || self.unsaved || (whole != self.whole && settled) {
-            let saved = self.snapshot.save(self.manifests.files(), whole, view.as_deref());
+            let files = self.manifests.files();
+            let saved = self.snapshot.save(files, whole, self.ran_as.as_ref(), view.as_deref());
             self.unsaved = saved.is_err();
             self.whole = whole;
             problems.extend(saved.err().as_ref().map(snapshot_problem));
@@ -118,7 +134,8 @@ impl Source {
         problems.extend(self.lost.iter().chain(&heard.deaf).chain(&self.unkept).cloned());
         problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(problem::warn);
         let Sourced { revision, .. } = self.current;
-        let next = Sourced { revision, view, problems, known: scan.known };
+        let once = once(view.as_deref(), &self.node, self.ran_as.as_ref());
+        let next = Sourced { revision, view, problems, known: scan.known, once };
         let changed = revision == 0 || next != self.current;
         if changed {
             let domains = next.view.as_ref().map_or(0, |view| view.domains.len());
@@ -162,6 +179,12 @@ impl Source {
             }
         }
     }
+}
+
+/// The name by which a node is still a member, where its own name is in no Gateway.
+fn once(view: Option<&View>, node: &NodeName, ran_as: Option<&NodeName>) -> Option<NodeName> {
+    let is_member = |name: &NodeName| view.is_some_and(|view| view.member(name).is_some());
+    ran_as.filter(|name| is_member(name) && !is_member(node)).cloned()
 }
 
 /// The view of all files; none where there is no Gateway at all, which may as well be a directory not yet filled.

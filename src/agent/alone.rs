@@ -67,6 +67,11 @@ impl Claim {
         }
     }
 
+    /// Whether this is still the lock that others see: somebody may have emptied the directory.
+    pub(crate) fn stands(&self) -> bool {
+        same(&self.file, &self.path)
+    }
+
     fn sign(&self, who: &str) -> io::Result<()> {
         self.file.set_len(0)?;
         (&self.file).write_all(format!("{who}, process {}, runs", std::process::id()).as_bytes())

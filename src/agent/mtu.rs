@@ -29,7 +29,8 @@ impl MtuFile {
     }
 
     fn leave_number(&mut self, mtu: Option<u32>) {
-        if self.left == Some(mtu) {
+        // Somebody may have emptied the directory.
+        if self.left == Some(mtu) && self.path.exists() == mtu.is_some() {
             return;
         }
         let left = match mtu {
@@ -74,6 +75,9 @@ mod tests {
         assert_eq!(read().as_deref(), Some("1370\n"));
         file.leave_number(Some(1350));
         assert_eq!(read().as_deref(), Some("1350\n"));
+        fs::remove_dir_all(&run).unwrap();
+        file.leave_number(Some(1350));
+        assert_eq!(read().as_deref(), Some("1350\n"), "it was taken away");
         // Another process left it.
         MtuFile::new(&run).leave_number(None);
         assert_eq!(read(), None);

@@ -210,8 +210,14 @@ impl Node {
     }
 
     /// What a view asks of the node. While the view may not be complete, what is there and no domain's stays, and what was
-    /// asked for `before` too.
-    pub(crate) fn decide(&mut self, view: &View, facts: Facts, known: Known, before: Desired) -> Decision {
+    /// asked for `before` too. `once`: see [`Sourced`](crate::source::Sourced).
+    pub(crate) fn decide(
+        &mut self,
+        view: &View,
+        facts: Facts,
+        (known, once): (Known, Option<&NodeName>),
+        before: Desired,
+    ) -> Decision {
         let kept = (!self.knows(known)).then(|| {
             self.read_tunnels();
             Kept::of(self.kernel.observed(), &before)
@@ -241,8 +247,15 @@ impl Node {
             self.blank = observed.unknown.is_empty() && plan(&desired, observed).is_empty();
         }
         let complete = self.knows(known);
-        let held = !complete && (outside || raven);
-        let incomplete = (!complete).then(|| {
+        let held = once.is_some() || (!complete && (outside || raven));
+        let incomplete = (!complete || once.is_some()).then(|| {
+            if let Some(once) = once {
+                let what = format!("is a member of no Gateway, and this node was one as {once}, which still is: what it has stays");
+                let remedy = format!(
+                    "start the agent with --node-name {once}; where it is another node now, run `corax cleanup` first, and take {once} out of its Gateway"
+                );
+                return Problem::new(format!("node {}", identity.node_name), what, remedy);
+            }
             if outside {
                 let what = "is a member of no Gateway that is known, and not every file of --source has been good: what it has stays";
                 let remedy = "correct the files, or name the node in a Gateway";

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use super::files::Files;
 use super::inbox::Inbox;
 use super::mtu::MtuFile;
 use super::node::{Converged, Decision, Done, Node};
@@ -52,6 +53,7 @@ pub(crate) struct Reconciler {
     decision: Decision,
     /// Problems of the command line and the state directory.
     standing: Vec<Problem>,
+    files: Files,
     silence: Silence,
     mtu: MtuFile,
     /// What the kernel did not take, or may not be as it should be, at the last try.
@@ -89,6 +91,7 @@ impl Reconciler {
         metrics: Arc<Metrics>,
         heartbeat: Heartbeat,
         standing: Vec<Problem>,
+        files: Files,
     ) -> Self {
         let report = reports.borrow().as_ref().clone();
         let now = Instant::now();
@@ -110,6 +113,7 @@ impl Reconciler {
             sourced: None,
             decision: Decision::default(),
             standing,
+            files,
             silence: Silence::default(),
             mtu: MtuFile::new(Path::new(corax_cni::RUN)),
             failed: Vec::new(),
@@ -201,6 +205,7 @@ impl Reconciler {
 
     fn resync(&mut self, now: Instant) {
         self.times.resync = now + RESYNC;
+        self.files.look();
         self.metrics.resyncs.inc();
         if let Err(error) = self.node.kernel().resync() {
             warn!(%error, "reading the kernel's state failed; what did not answer stays as it is");
@@ -260,7 +265,8 @@ impl Reconciler {
     fn decide(&mut self, view: &corax_core::view::View, facts: Facts, known: Known) {
         let Decision { topology: Topology { role, gateway, .. }, desired, .. } =
             std::mem::take(&mut self.decision);
-        self.decision = self.node.decide(view, facts, known, desired);
+        let once = self.sourced.as_ref().and_then(|sourced| sourced.once.as_ref());
+        self.decision = self.node.decide(view, facts, (known, once), desired);
         let topology = &self.decision.topology;
         if (topology.role, &topology.gateway) != (role, &gateway) {
             info!(
@@ -331,6 +337,7 @@ impl Reconciler {
             .iter()
             .chain(sourced.into_iter().flat_map(|sourced| &sourced.problems))
             .cloned()
+            .chain(self.files.problems())
             .chain(self.decision.problems(view))
             .chain(self.failed_now().cloned());
         self.report.problems = problems.collect();

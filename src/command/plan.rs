@@ -11,8 +11,8 @@ use serde::Serialize;
 use crate::agent::node::Node;
 use crate::cli::{Output, OutputArgs, print_line};
 use crate::config::NodeArgs;
-use crate::source::Source;
 use crate::source::snapshot::Snapshot;
+use crate::source::{Source, Sourced};
 use crate::wireguard;
 
 /// Options of `corax plan`.
@@ -49,7 +49,8 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         problems.push(Problem::new("the WireGuard key", what, "make it with `corax key`"));
     }
     let (directory, state) = (args.source.clone(), args.state.state_dir.clone());
-    let mut source = Source::open(directory, Snapshot::read_only(state), args.settings());
+    let mut source =
+        Source::open(directory, Snapshot::read_only(state), args.settings(), args.identity.node_name.clone());
     source.read();
     problems.extend(source.current().problems.iter().cloned());
     let view = source.current().view.clone();
@@ -71,7 +72,8 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let facts = node.facts(&view);
-    let decision = node.decide(&view, facts, source.current().known, Desired::nothing());
+    let Sourced { known, once, .. } = source.current();
+    let decision = node.decide(&view, facts, (*known, once.as_ref()), Desired::nothing());
     problems
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
     let changes = match decision.held {

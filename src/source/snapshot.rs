@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use corax_core::name::NodeName;
 use corax_core::problem::Problem;
 use corax_core::view::View;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,9 @@ struct Content<F, V> {
     /// Every file of the directory had been good. Earlier builds did not say.
     #[serde(default)]
     complete: bool,
+    /// The name by which this node was last a member. Earlier builds did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<NodeName>,
     /// Who held what, where not all could have what they ask for: whoever did keeps it.
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<V>,
@@ -75,6 +79,8 @@ pub(crate) struct Loaded {
     pub files: Files,
     /// Every file of the directory had been good, and nothing was lost since.
     pub complete: bool,
+    /// The name by which this node was last a member.
+    pub node: Option<NodeName>,
     /// The view that was made of them, where the order in which they came matters.
     pub view: Option<View>,
     /// The newest generation was no good.
@@ -102,13 +108,13 @@ impl Snapshot {
     /// Where there are generations and neither is good.
     pub(crate) fn load(&self) -> Result<Loaded, Error> {
         let newest = match read(&self.path(NEWEST)) {
-            Ok(Content { files, complete, view }) => {
-                return Ok(Loaded { files, complete, view, problem: None });
+            Ok(Content { files, complete, node, view }) => {
+                return Ok(Loaded { files, complete, node, view, problem: None });
             }
             Err(error) => error,
         };
         match read(&self.path(PREVIOUS)) {
-            Ok(Content { files, complete, view }) => {
+            Ok(Content { files, complete, node, view }) => {
                 // Between the two renames of a save there is only the previous one: nothing is lost then.
                 let problem = (!is_missing(&newest)).then(|| {
                     Problem::new(
@@ -117,7 +123,7 @@ impl Snapshot {
                         "none needed: the next view is written anew",
                     )
                 });
-                Ok(Loaded { files, complete: complete && problem.is_none(), view, problem })
+                Ok(Loaded { files, complete: complete && problem.is_none(), node, view, problem })
             }
             Err(error) if is_missing(&error) && is_missing(&newest) => Ok(Loaded::default()),
             Err(_) => Err(newest),
@@ -128,12 +134,18 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of the disk; the last generation is then as it was.
-    pub(crate) fn save(&self, files: &Files, complete: bool, view: Option<&View>) -> Result<(), Error> {
+    pub(crate) fn save(
+        &self,
+        files: &Files,
+        complete: bool,
+        node: Option<&NodeName>,
+        view: Option<&View>,
+    ) -> Result<(), Error> {
         if !self.writable {
             return Ok(());
         }
         let view = view.filter(|view| !view.problems.is_empty());
-        let json = serde_json::to_vec(&Content { files, complete, view })?;
+        let json = serde_json::to_vec(&Content { files, complete, node: node.cloned(), view })?;
         let (new, newest, previous) = (self.path(BESIDE), self.path(NEWEST), self.path(PREVIOUS));
         let at = |path: &Path| {
             let path = path.to_owned();

@@ -26,7 +26,8 @@ fn what_is_given_twice_is_told_with_both_files() {
 
 /// What a source on a directory and a state directory reads.
 fn read(directory: &std::path::Path, state: &std::path::Path) -> Sourced {
-    let mut source = Source::open(directory.to_owned(), Snapshot::new(state), Settings::default());
+    let mut source =
+        Source::open(directory.to_owned(), Snapshot::new(state), Settings::default(), "c1".parse().unwrap());
     source.read();
     source.current().clone()
 }
@@ -48,4 +49,33 @@ fn that_all_was_known_outlives_the_agent_and_its_directory_but_does_not_tell_wha
     assert_eq!(read(directory.path(), state.path()).known, Known::All);
     let offline = read(&nowhere, state.path());
     assert!(offline.known == Known::Once && offline.view.is_some(), "{offline:?}");
+}
+
+#[test]
+fn a_node_that_is_given_another_name_is_known_by_the_one_that_its_gateway_has() {
+    let (directory, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = directory.path().join("site.json");
+    let write = |nodes: &[&str]| {
+        let site = nodes.iter().zip(1..).fold(domain("site"), |site, (node, number)| {
+            site.node(node, &format!("192.168.1.{number}"), &[&*format!("10.20.{number}.0/24")])
+        });
+        std::fs::write(&file, serde_json::to_string(&Gateway::from(site)).unwrap()).unwrap();
+    };
+    let once = |name: &str| {
+        let snapshot = Snapshot::new(state.path());
+        let settings = Settings::default();
+        let mut source = Source::open(directory.path().to_owned(), snapshot, settings, name.parse().unwrap());
+        source.read();
+        source.current().once.as_ref().map(ToString::to_string)
+    };
+    write(&["s1"]);
+    assert_eq!(once("other"), None, "it never was one");
+    assert_eq!(once("s1"), None);
+    assert_eq!(once("s1.example.com").as_deref(), Some("s1"));
+    assert_eq!(once("s1.example.com").as_deref(), Some("s1"), "as long as it stands there");
+    write(&["s2"]);
+    assert_eq!(once("s1.example.com"), None, "it is gone from there");
+    write(&["s1", "s1.example.com"]);
+    assert_eq!(once("s1.example.com"), None, "it has it now");
+    assert_eq!(once("s1"), None);
 }

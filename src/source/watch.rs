@@ -165,7 +165,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_owned();
         let mut watch = Watch::new(path.clone());
-        let mut source = Source::open(path.clone(), Snapshot::read_only(&path), Settings::default());
+        let mut source = Source::open(
+            path.clone(),
+            Snapshot::read_only(&path),
+            Settings::default(),
+            "n1".parse().unwrap(),
+        );
         source.refresh(&watch.wait(Duration::ZERO));
         let told = format!("{:?}", source.current().problems);
         assert!(told.contains("sysctl -w fs.inotify.max_user_instances="), "{told}");

@@ -159,7 +159,7 @@ impl Error {
             Self::Damaged(_) => "put a copy of it back and restart, or remove it to have a new key made",
             Self::SetAside { .. } => "to undo, put a copy of the old key back and restart",
             Self::Unreadable { .. } => "make it readable for the agent and restart",
-            Self::NotKept { .. } => "make the directory writable and restart",
+            Self::NotKept { .. } => "make the directory writable, with room: it is tried each minute",
         }
     }
 }
@@ -243,6 +243,23 @@ pub(crate) fn load_or_create(directory: &Path, running: impl FnOnce() -> Option<
             Err(problem) => Loaded { key, origin, problem: Some(problem) },
         },
         Err(cause) => Loaded { key, origin, problem: Some(Error::NotKept { file, cause }) },
+    }
+}
+
+/// Puts a key back where there is no file any more. True where that was so. A file that is there may hold another one: the
+/// node's from the next start on.
+///
+/// # Errors
+/// Where it cannot be kept.
+pub(crate) fn restore(directory: &Path, key: &PrivateKey) -> Result<bool, Error> {
+    let file = directory.join(FILE);
+    if file.symlink_metadata().is_ok() {
+        return Ok(false);
+    }
+    match create(directory, &file, key) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(cause) => Err(Error::NotKept { file, cause }),
     }
 }
 

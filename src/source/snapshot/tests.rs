@@ -12,7 +12,7 @@ fn what_was_saved_is_read_and_none_is_empty() {
     let directory = tempfile::tempdir().unwrap();
     let snapshot = Snapshot::new(directory.path());
     assert_eq!(snapshot.load().unwrap().files, Files::new());
-    snapshot.save(&files("a.yaml"), true, None).unwrap();
+    snapshot.save(&files("a.yaml"), true, None, None).unwrap();
     let loaded = snapshot.load().unwrap();
     assert_eq!((loaded.files, loaded.complete, loaded.problem), (files("a.yaml"), true, None));
 }
@@ -38,7 +38,7 @@ fn who_held_what_comes_back_where_it_matters() {
     let files = Files::from([("a".to_owned(), vec![late.into()]), ("b".to_owned(), demo())]);
     let gateways: Vec<_> = files.values().flatten().cloned().collect();
     let view = build(&gateways, Some(&before));
-    snapshot.save(&files, true, Some(&view)).unwrap();
+    snapshot.save(&files, true, None, Some(&view)).unwrap();
     let loaded = snapshot.load().unwrap();
     assert_eq!(build(&gateways, loaded.view.as_ref()).domains, view.domains);
     assert_ne!(build(&gateways, None).domains, view.domains, "the name alone gives it to the other");
@@ -48,7 +48,7 @@ fn who_held_what_comes_back_where_it_matters() {
 fn the_first_generation_stands_twice() {
     let directory = tempfile::tempdir().unwrap();
     let snapshot = Snapshot::new(directory.path());
-    snapshot.save(&files("only.yaml"), true, None).unwrap();
+    snapshot.save(&files("only.yaml"), true, None, None).unwrap();
     fs::write(directory.path().join("snapshot"), "").unwrap();
     let loaded = snapshot.load().unwrap();
     assert_eq!(loaded.files, files("only.yaml"));
@@ -57,7 +57,7 @@ fn the_first_generation_stands_twice() {
 
 #[test]
 fn a_directory_that_is_not_there_is_an_error_that_names_the_file() {
-    let error = Snapshot::new("/nonexistent").save(&files("a.yaml"), true, None).unwrap_err();
+    let error = Snapshot::new("/nonexistent").save(&files("a.yaml"), true, None, None).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/snapshot.new"), "{error}");
 }
 
@@ -66,8 +66,8 @@ proptest! {
     fn a_torn_snapshot_gives_the_generation_before_and_is_told(cut in 0usize..2000, flip in any::<bool>()) {
         let directory = tempfile::tempdir().unwrap();
         let snapshot = Snapshot::new(directory.path());
-        snapshot.save(&files("old.yaml"), true, None).unwrap();
-        snapshot.save(&files("new.yaml"), true, None).unwrap();
+        snapshot.save(&files("old.yaml"), true, None, None).unwrap();
+        snapshot.save(&files("new.yaml"), true, None, None).unwrap();
         let path = directory.path().join("snapshot");
         let mut bytes = fs::read(&path).unwrap();
         let at = cut % bytes.len();
@@ -81,7 +81,7 @@ proptest! {
         prop_assert_eq!(loaded.files, files("old.yaml"));
         prop_assert!(loaded.problem.is_some());
         // The torn one does not push out the good one.
-        snapshot.save(&files("newer.yaml"), true, None).unwrap();
+        snapshot.save(&files("newer.yaml"), true, None, None).unwrap();
         prop_assert_eq!(snapshot.load().unwrap().files, files("newer.yaml"));
     }
 }
