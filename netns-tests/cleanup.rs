@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{CORAX, SECRET, SOON, await_ready, metrics};
+use crate::agent::{CORAX, SECRET, SOON, await_ready, metrics, status};
 use crate::await_::eventually;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, everything, ours};
@@ -244,4 +244,24 @@ fn coraxs_own_directory_is_closed_whoever_made_it() {
     let told = space.sh(&format!("{CORAX} key 2>&1"));
     assert_eq!(told.lines().count(), 1, "{told}");
     assert_eq!(space.run("stat -c %a /var/lib/corax").trim(), "700");
+}
+
+#[test]
+fn a_device_of_corax_with_another_name_is_told_of_and_no_cleanup_is_done_with_it() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2)]);
+    lab.declare();
+    lab.write();
+    lab.start_agents();
+    let space = &lab.node("cloud-2").space;
+    space.sh("ip link set raven0 down; ip link set raven0 name vx0");
+    eventually("it is told", SOON, || {
+        let told = status(space)["problems"].to_string();
+        if told.contains("ip link del vx0") { Ok(()) } else { Err(told) }
+    });
+    lab.end_agent("cloud-2", Signal::SIGTERM);
+    let space = &lab.node("cloud-2").space;
+    let told = space.try_run(&format!("{CORAX} cleanup")).expect_err("something is left");
+    assert!(told.contains("ip link del vx0"), "{told}");
+    space.sh("ip link del vx0");
+    space.run(&format!("{CORAX} cleanup"));
 }

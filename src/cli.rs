@@ -113,7 +113,8 @@ impl Cli {
     pub(crate) fn parse_as_called() -> Self {
         let mut words: Vec<_> = std::env::args_os().collect();
         let called = words.first().map(|word| Path::new(word).file_name().unwrap_or_default().to_owned());
-        if called.is_some_and(|name| name == "corax-tunnel") {
+        let asks = |word: &std::ffi::OsString| word == "--version" || word == "-V";
+        if called.is_some_and(|name| name == "corax-tunnel") && !words.get(1).is_some_and(asks) {
             words.insert(1, "tunnel".into());
         }
         Self::parse_from(words)

@@ -267,9 +267,9 @@ impl Kernel {
         self.settle();
     }
 
-    /// What Raven left that could not be taken away.
+    /// What Raven left that could not be taken away, and what of Corax is not known by its name.
     pub(crate) fn stuck(&self) -> Vec<Problem> {
-        self.leftovers.problems()
+        self.leftovers.problems().into_iter().chain(facts::renamed(&self.mirror)).collect()
     }
 
     /// Queues of the kernel to the mirror, until both are at rest.

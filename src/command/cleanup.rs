@@ -72,7 +72,7 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
         eprintln!("corax: {problem}");
     }
     let failed = left(&kernel).len();
-    anyhow::ensure!(stuck.is_empty(), "{} objects of Raven's are left", stuck.len());
+    anyhow::ensure!(stuck.is_empty(), "{} objects are left that are to be removed by hand", stuck.len());
     anyhow::ensure!(failed == 0, "{failed} objects are left; is an agent still running?");
     if let Some(unknown) = kernel.observed().unknown.first() {
         anyhow::bail!("{unknown} could not be read, so something of it may be left; run it again");

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::agent::node::Node;
 use crate::cli::{Output, OutputArgs, print_line};
-use crate::config::NodeArgs;
+use crate::config::{AdminArgs, NodeArgs};
 use crate::source::snapshot::Snapshot;
 use crate::source::{Source, Sourced};
 use crate::wireguard;
@@ -27,6 +27,9 @@ pub(crate) struct PlanArgs {
     /// How it is printed.
     #[command(flatten)]
     output: OutputArgs,
+    /// Taken along, so that the agent's command line is plan's.
+    #[command(flatten)]
+    _admin: AdminArgs,
 }
 
 #[derive(Serialize)]
@@ -40,7 +43,7 @@ struct Planned {
 /// # Errors
 /// Where the kernel cannot be read, or there is no Gateway at all.
 pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
-    let PlanArgs { node: args, exit_code, output } = args;
+    let PlanArgs { node: args, exit_code, output, .. } = args;
     let mut problems = Vec::new();
     let key = wireguard::key::load(&args.state.state_dir)?
         .or_else(|| wireguard::running_key(wireguard::DEFAULT_DEVICE));

@@ -54,7 +54,9 @@ impl FromStr for AdminAddress {
             Some(port) => port.parse().ok().map(Self::Everywhere),
             None => text.parse().ok().map(Self::At),
         };
-        parsed.ok_or_else(|| format!("{text:?} is no ADDR:PORT"))
+        parsed.ok_or_else(|| {
+            format!("{text:?} is no ADDR:PORT, as 127.0.0.1:10265 or :10265 is; names are not looked up")
+        })
     }
 }
 

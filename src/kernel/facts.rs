@@ -78,6 +78,7 @@ pub(super) fn facts(ways: &mut Ways<'_>, mirror: &Mirror, probes: &Probes, query
     if missing.is_none() {
         facts.problems.extend(other_sources(ways, mirror, query));
     }
+    facts.problems.extend(renamed(mirror));
     facts.problems.extend(forwarding());
     facts.problems.extend(mirror.foreign_rules.iter().filter_map(shadow));
     facts.problems.extend(mirror.hidden_rules.iter().map(|left| {
@@ -189,6 +190,15 @@ const fn is_no_answer(errno: Errno) -> bool {
 fn foreign_links(links: &BTreeMap<Device, Link>) -> BTreeMap<Device, String> {
     let foreign = links.iter().filter(|(device, link)| is_foreign(**device, link));
     foreign.map(|(device, link)| (*device, reason(*device, link))).collect()
+}
+
+/// Links of ours that somebody gave another name.
+pub(super) fn renamed(mirror: &Mirror) -> impl Iterator<Item = Problem> {
+    let marked = mirror.links.values().filter(|link| link.marked && Device::from_name(&link.name).is_none());
+    marked.map(|link| {
+        let what = "has the alias corax, as Corax's devices have, and none of their names: it stands in the way of the one that is to be";
+        Problem::new(format!("link {}", link.name), what, format!("ip link del {}", link.name))
+    })
 }
 
 /// Whether a link with a name of ours is somebody else's.

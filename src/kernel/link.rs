@@ -44,6 +44,8 @@ pub(super) struct Interface {
     pub(super) name: Box<str>,
     pub(super) mtu: u32,
     pub(super) up: bool,
+    /// It has the alias of Corax's devices.
+    pub(super) marked: bool,
 }
 
 /// What a link message tells.
@@ -97,13 +99,14 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Decoded> {
     // A wireless event carries no more than the name.
     let (name, mtu) = (name?, mtu?);
     let remote = info.and_then(decode_remote);
+    let marked = alias == Some(ALIAS);
     let ours = Device::from_name(name).map(|device| {
         let kind = decode_kind(info);
         // A tunnel's has no meaning; the kernel shows none, or zeros.
         let mac = mac.filter(|mac| *mac != Mac([0; 6]));
-        (device, Link { kind, mac, mtu, up, owned: alias == Some(ALIAS) })
+        (device, Link { kind, mac, mtu, up, owned: marked })
     });
-    Some(Decoded { index, interface: Interface { name: name.into(), mtu, up }, ours, remote })
+    Some(Decoded { index, interface: Interface { name: name.into(), mtu, up, marked }, ours, remote })
 }
 
 fn decode_kind(info: Option<Attributes<'_>>) -> LinkKind {

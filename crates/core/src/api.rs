@@ -90,7 +90,7 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "lenient_number")]
     pub port: Option<i64>,
     /// Whether it is behind a NAT.
-    #[serde(rename = "underNAT", deserialize_with = "null_is_default")]
+    #[serde(rename = "underNAT", deserialize_with = "lenient_flag")]
     pub under_nat: bool,
     /// What kind of NAT.
     #[serde(
@@ -156,12 +156,32 @@ fn lenient_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i
     #[serde(untagged)]
     enum Number {
         Is(i64),
+        Fraction(f64),
         Text(String),
     }
     Ok(Option::deserialize(deserializer)?.map(|number| match number {
         Number::Is(number) => number,
+        Number::Fraction(number) if number.fract() == 0.0 => number as i64,
+        Number::Fraction(_) => -1,
         Number::Text(text) => text.trim().parse().unwrap_or(-1),
     }))
+}
+
+/// True or false, or a text that says so.
+fn lenient_flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected true or false")]
+    enum Flag {
+        Is(bool),
+        Text(String),
+    }
+    match Option::deserialize(deserializer)? {
+        None => Ok(false),
+        Some(Flag::Is(flag)) => Ok(flag),
+        Some(Flag::Text(text)) => text.trim().parse().map_err(|_| {
+            serde::de::Error::invalid_value(serde::de::Unexpected::Str(&text), &"true or false")
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -185,6 +205,18 @@ mod tests {
             (status.active_endpoints[0].port, status.active_endpoints[0].public_port),
             (Some(4500), None)
         );
+    }
+
+    #[test]
+    fn a_flag_may_be_a_text_and_a_fraction_is_no_port() {
+        let endpoint = |json: &str| serde_json::from_str::<Endpoint>(json);
+        for (value, flag) in [("true", true), ("\"true\"", true), ("\"false\"", false), ("null", false)] {
+            assert_eq!(endpoint(&format!("{{ \"underNAT\": {value} }}")).unwrap().under_nat, flag, "{value}");
+        }
+        let told = |value| endpoint(&format!("{{ \"underNAT\": {value} }}")).unwrap_err().to_string();
+        assert!(told("\"perhaps\"").contains("expected true or false"), "{}", told("\"perhaps\""));
+        assert!(told("5").contains("expected true or false"), "{}", told("5"));
+        assert_eq!(endpoint(r#"{ "port": 4500.5 }"#).unwrap().port, Some(-1));
     }
 
     #[test]

@@ -46,10 +46,12 @@ pub(crate) fn start() -> Result<(), Error> {
     }
 }
 
-/// Leaves the session of the process that started us.
+/// Leaves the session of the process that started us, and its name.
 pub(crate) fn detach() {
     // Refused only to who leads a session already.
     let _ = nix::unistd::setsid();
+    // It was started as /proc/self/exe, of which the kernel takes the name.
+    let _ = std::fs::write("/proc/self/comm", "corax-tunnel");
 }
 
 /// Tells the waiting process how it went, and lets go of the standard output.

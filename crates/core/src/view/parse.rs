@@ -327,7 +327,10 @@ fn parse_gateway(
         },
     };
     let nat_type = endpoint.nat_type.parse::<NatType>().unwrap_or_else(|error| {
-        report(format!("{error}, taken as Undefined"), "use one of the five names of the Gateway resource");
+        report(
+            format!("{error}, taken as Undefined"),
+            "use Full cone NAT, Restricted cone NAT, Port Restricted cone NAT, Symmetric NAT or Undefined",
+        );
         NatType::Undefined
     });
     let key = match endpoint.config.get(PUBLIC_KEY).map(|text| text.parse::<PublicKey>()) {
