@@ -290,6 +290,27 @@ fn a_flow_that_began_before_its_way_was_known_comes_through_from_the_same_port()
 }
 
 #[test]
+fn a_flow_whose_way_has_ended_has_the_source_of_the_outside() {
+    let lab = three_domains();
+    let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));
+    let socket = from.pod.enter(|| UdpSocket::bind("0.0.0.0:7774").expect("the port is free"));
+    socket.connect((to.pod4(), PORT)).expect("there is a route");
+    let source = || {
+        socket.send(b"anybody there?").map_err(|error| error.to_string())?;
+        let tracked = from.space.run("conntrack -L -p udp --orig-port-src 7774");
+        // Of the answers it is the destination.
+        let answers = tracked.rsplit_once("dst=").map(|(_, rest)| rest).unwrap_or_default();
+        answers.split_whitespace().next().map(str::to_owned).ok_or(tracked)
+    };
+    assert_eq!(source().expect("it is tracked"), from.pod4().to_string());
+    std::fs::remove_file(lab.source().join("cloud.json")).expect("it was there");
+    let outside = from.address.to_string();
+    eventually("the node's own", SOON, || {
+        source().and_then(|now| if now == outside { Ok(()) } else { Err(now) })
+    });
+}
+
+#[test]
 fn a_tunnel_process_that_was_killed_speaks_first_to_who_is_behind_a_nat() {
     let mut lab = Lab::start(&[Plan::public("cloud", 1), Plan::nat("site", 1)]);
     lab.everyone_reaches_everyone();

@@ -1,5 +1,6 @@
-//! Connections that began before their destination was steered (`linux/netfilter/nfnetlink_conntrack.h`). A CNI had given
-//! them a source for the outside, which they keep for as long as packets come: they are forgotten, and begin anew.
+//! Connections that began before their destination was steered, or while it was (`linux/netfilter/nfnetlink_conntrack.h`). A
+//! CNI had given them a source for the outside, or Corax none, and they keep what they have for as long as packets come: they
+//! are forgotten, and begin anew.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,20 +39,39 @@ struct Work {
     begun: bool,
 }
 
-/// What is steered from now on, and what is the node's own.
-struct Steered {
-    remote: Vec<Prefix>,
-    own: Vec<Prefix>,
+/// What is steered otherwise from now on.
+pub(super) struct Steered {
+    /// By Corax: connections there whose near end is none of `own` had another way.
+    pub(super) begun: Vec<Prefix>,
+    /// No more, unless they are in `remote`: connections there whose near end is one of `own` had its own.
+    pub(super) ended: Vec<Prefix>,
+    /// All that is steered now.
+    pub(super) remote: Vec<Prefix>,
+    /// What is the node's own.
+    pub(super) own: Vec<Prefix>,
+}
+
+impl Steered {
+    /// Whether a connection between two ends, after all NAT, is of a way that it has no more.
+    fn is_past(&self, far: IpAddr, near: IpAddr) -> bool {
+        let own = is_within(&self.own, near);
+        let ended = || is_within(&self.ended, far) && !is_within(&self.remote, far);
+        if own { ended() } else { is_within(&self.begun, far) }
+    }
 }
 
 impl Connections {
-    /// Has connections to `remote` forgotten whose near end is none of `own`, soon, in the network namespace of the caller's
-    /// thread.
-    pub(super) fn forget(&mut self, mut remote: Vec<Prefix>, own: Vec<Prefix>) {
+    /// Has connections forgotten whose way is another now, soon, in the network namespace of the caller's thread.
+    pub(super) fn forget(&mut self, steered: Steered) {
         let mut work = lock(&self.0);
+        let Steered { mut begun, mut ended, remote, own } = steered;
         // What comes while the thread is at it is looked for in one pass.
-        remote.extend(work.next.take().into_iter().flat_map(|next| next.remote));
-        work.next = Some(Steered { remote: apart(remote), own: apart(own) });
+        if let Some(next) = work.next.take() {
+            begun.extend(next.begun);
+            ended.extend(next.ended);
+        }
+        let [begun, ended, remote, own] = [begun, ended, remote, own].map(apart);
+        work.next = Some(Steered { begun, ended, remote, own });
         if !work.begun {
             let shared = Arc::clone(&self.0);
             let begun = thread::Builder::new().name("connections".into()).spawn(move || run(&shared));
@@ -73,16 +93,16 @@ fn next(work: &Mutex<Work>) -> Option<Steered> {
 }
 
 fn run(work: &Mutex<Work>) {
-    while let Some(Steered { remote, own }) = next(work) {
+    while let Some(steered) = next(work) {
         let socket = Socket::open(NETLINK_NETFILTER, false).map_err(|error| tell(&error));
         let Ok(mut socket) = socket else { continue };
-        match forget(&mut socket, &remote, &own) {
+        match forget(&mut socket, &steered) {
             Ok(Forgotten { count: 0, refused: None }) => {}
             Ok(Forgotten { count, refused: None }) => {
-                info!(count, "connections from before their way was known begin anew");
+                info!(count, "connections whose way is another now begin anew");
             }
             Ok(Forgotten { count, refused: Some(error) }) => {
-                warn!(count, %error, "connections from before their way was known begin anew, but not all");
+                warn!(count, %error, "connections whose way is another now begin anew, but not all");
             }
             Err(error) => tell(&error),
         }
@@ -90,7 +110,7 @@ fn run(work: &Mutex<Work>) {
 }
 
 fn tell(error: &dyn std::fmt::Display) {
-    warn!(%error, "connections from before their way was known are not looked for");
+    warn!(%error, "connections whose way is another now are not looked for");
 }
 
 /// Sorted, and without those that lie in others.
@@ -123,15 +143,14 @@ struct Forgotten {
 /// One that is to be forgotten: its family, and the attributes that name it.
 struct Found(u8, Vec<(u16, Vec<u8>)>);
 
-/// Forgets connections whose far end, after all NAT, is in `remote`, and whose near end is not in `own`: no answer would
-/// find its way.
-fn forget(socket: &mut Socket, remote: &[Prefix], own: &[Prefix]) -> Result<Forgotten, Failure> {
+/// Forgets connections that have another way now: their sources are for the one that they had.
+fn forget(socket: &mut Socket, steered: &Steered) -> Result<Forgotten, Failure> {
     let each = |into: &mut Vec<Found>, message: &Message<'_>| {
         let mut fields = message.fields();
         let Some([family, ..]) = fields.array::<4>() else { return };
         let reply = fields.attributes().find(|attribute| attribute.kind == CTA_TUPLE_REPLY);
         let Some((far, near)) = reply.and_then(ends) else { return };
-        if !is_within(remote, far) || is_within(own, near) {
+        if !steered.is_past(far, near) {
             return;
         }
         let names = |attribute: &Attribute<'_>| [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&attribute.kind);
@@ -187,6 +206,28 @@ fn ends(tuple: Attribute<'_>) -> Option<(IpAddr, IpAddr)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_that_began_or_ended_makes_a_connection_past() {
+        let prefixes = |texts: &[&str]| apart(texts.iter().map(|text| text.parse().unwrap()).collect());
+        let steered = Steered {
+            begun: prefixes(&["10.1.0.0/16"]),
+            ended: prefixes(&["10.2.0.0/16", "10.3.0.0/24"]),
+            remote: prefixes(&["10.1.0.0/16", "10.3.0.0/16"]),
+            own: prefixes(&["10.9.0.0/16"]),
+        };
+        for (far, near, past) in [
+            ("10.1.0.1", "192.168.1.1", true),
+            ("10.1.0.1", "10.9.0.1", false),
+            ("10.2.0.1", "10.9.0.1", true),
+            ("10.2.0.1", "192.168.1.1", false),
+            // A wider prefix has it now.
+            ("10.3.0.1", "10.9.0.1", false),
+            ("10.4.0.1", "10.9.0.1", false),
+        ] {
+            assert_eq!(steered.is_past(far.parse().unwrap(), near.parse().unwrap()), past, "{far}, {near}");
+        }
+    }
 
     #[test]
     fn an_address_is_found_in_the_prefix_that_has_it() {

@@ -10,6 +10,7 @@ use corax_core::prefix::Prefix;
 use nix::errno::Errno;
 
 use super::apply::{Batch, Impossible};
+use super::connections::Steered;
 use super::error::{ApplyError, Error};
 use super::nft::{Nft, Refused};
 use super::{Elsewhere, GROUPS, Kernel, dump, facts, sysctl};
@@ -35,6 +36,7 @@ impl Kernel {
             low: None,
         };
         self.settle();
+        let before = changes.iter().any(takes_elements).then(|| self.elements_of(SetRole::Remote));
         let mut number = 0;
         for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
             let deaf = group.len() >= MANY && self.stop_listening();
@@ -98,15 +100,25 @@ impl Kernel {
         self.settle();
         let done = changes.iter().zip(&run.results).filter(|(_, result)| result.is_ok());
         let steered: Vec<Prefix> = done.flat_map(|(change, _)| steered(change)).collect();
-        if !steered.is_empty() {
-            let elements = self.mirror.observed.elements.keys();
-            let own = elements.filter(|(set, _)| set.role == SetRole::Own).map(|(_, prefix)| *prefix);
-            self.connections.forget(steered, own.collect());
+        if before.is_some() || !steered.is_empty() {
+            let remote = self.elements_of(SetRole::Remote);
+            let ended: Vec<_> = before.into_iter().flatten().filter(|was| !remote.contains(was)).collect();
+            if !(steered.is_empty() && ended.is_empty()) {
+                let [remote, own] =
+                    [remote, self.elements_of(SetRole::Own)].map(|set| set.into_iter().collect());
+                self.connections.forget(Steered { begun: steered, ended, remote, own });
+            }
         }
         if changes.iter().any(|change| matches!(change, Change::TakeAway(_))) {
             self.read_leftovers();
         }
         run.results
+    }
+
+    /// The elements of both families' sets.
+    fn elements_of(&self, role: SetRole) -> BTreeSet<Prefix> {
+        let elements = self.mirror.observed.elements.keys();
+        elements.filter(|(set, _)| set.role == role).map(|(_, prefix)| *prefix).collect()
     }
 
     /// Waits until a table that is being made holds, and lets the link up that waited for that.
@@ -325,6 +337,15 @@ const fn is_inert(change: &Change) -> bool {
         | Change::PutFdb(..)
         | Change::PutNeighbour(..) => true,
         Change::PutAddress(address, _) => matches!(address.device, Device::Overlay),
+        _ => false,
+    }
+}
+
+/// Whether a change may take elements from the table.
+fn takes_elements(change: &Change) -> bool {
+    match change {
+        Change::ReplaceTable(..) | Change::DeleteTable => true,
+        Change::ChangeElements { delete, .. } => !delete.is_empty(),
         _ => false,
     }
 }
