@@ -154,10 +154,13 @@ impl Error {
         }
     }
 
-    const fn remedy(&self) -> &'static str {
+    fn remedy(&self) -> &'static str {
         match self {
             Self::Damaged(_) => "put a copy of it back and restart, or remove it to have a new key made",
             Self::SetAside { .. } => "to undo, put a copy of the old key back and restart",
+            Self::Unreadable { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+                "run as root"
+            }
             Self::Unreadable { .. } => "make it readable for the agent and restart",
             Self::NotKept { .. } => "make the directory writable, with room: it is tried each minute",
         }

@@ -71,7 +71,8 @@ impl Error {
 /// What helps, where that is known.
 fn remedy(cause: &io::Error) -> &'static str {
     match cause.kind() {
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => "; make it writable",
+        io::ErrorKind::ReadOnlyFilesystem => "; make it writable",
+        io::ErrorKind::PermissionDenied => "; run as root",
         io::ErrorKind::StorageFull => "; make room there",
         io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
             "; something else is in its place: move that away"

@@ -110,6 +110,9 @@ fn assemble(
         age(left).cmp(&age(right))
     });
     let mut claims = Claims::new(settings, problems);
+    if previous.is_none() {
+        claims.newcomers(&parsed);
+    }
     if let Some(previous) = previous {
         for gateway in &parsed {
             claims.incumbents(gateway, previous);

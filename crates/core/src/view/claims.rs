@@ -1,5 +1,6 @@
 //! Who gets which prefix: who had it keeps it, else who comes first.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::parse::{Asked, Parsed, pods};
@@ -46,6 +47,37 @@ impl<'a> Claims<'a> {
                 if previous.holds(&gateway.name, node, prefix) && self.unfit(prefix).is_none() {
                     let _ = self.taken.insert(*prefix, (gateway.name.clone(), node.clone()));
                 }
+            }
+        }
+    }
+
+    /// Claims what is asked for where nobody had anything. Of Gateways of one age those prefixes last in which two or more
+    /// others lie: one wrong length costs its own prefix, and not theirs.
+    pub(super) fn newcomers(&mut self, gateways: &[Parsed<'_>]) {
+        let mut asked: Vec<_> = gateways
+            .iter()
+            .flat_map(|gateway| {
+                let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra.prefixes));
+                let members = gateway.members.iter().map(|member| (&member.node, &member.subnets));
+                members.chain(active).map(move |(node, prefixes)| (gateway, node, prefixes))
+            })
+            .flat_map(|(gateway, node, prefixes)| prefixes.iter().map(move |prefix| (gateway, node, *prefix)))
+            .collect();
+        let all: BTreeMap<Prefix, &NodeName> =
+            asked.iter().map(|(_, node, prefix)| (*prefix, *node)).collect();
+        let is_wide = |(_, node, prefix): &(_, &NodeName, Prefix)| {
+            let within = all.range(prefix..).skip(1).take_while(|(other, _)| prefix.covers(other));
+            let mut others = within.filter(|(_, of)| *of != node);
+            others.next().is_some_and(|(_, first)| others.any(|(_, other)| other != first))
+        };
+        // Stable, and Gateways are in the order of their age.
+        asked.sort_by_cached_key(|asked| {
+            let created = asked.0.created;
+            (created.is_empty(), created.to_owned(), is_wide(asked))
+        });
+        for (gateway, node, prefix) in asked {
+            if self.unfit(&prefix).is_none() {
+                self.claim(&gateway.name, node, prefix);
             }
         }
     }

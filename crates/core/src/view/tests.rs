@@ -183,6 +183,26 @@ fn without_a_past_the_older_gateway_keeps_the_prefix() {
 }
 
 #[test]
+fn without_a_past_a_prefix_with_a_wrong_length_takes_none_that_lie_in_it() {
+    let wide = || domain("box").node("b1", "192.168.0.1", &["10.30.1.0/8"]);
+    let cloud =
+        domain("cloud").node("c1", "10.0.0.1", &["10.10.1.0/24"]).node("c2", "10.0.0.2", &["10.10.2.0/24"]);
+    let site = domain("site").node("s1", "192.168.1.1", &["10.20.1.0/24"]);
+    let view = build(&[wide().into(), cloud.into(), site.into()]);
+    for (name, node, prefix) in
+        [("cloud", "c1", "10.10.1.0/24"), ("cloud", "c2", "10.10.2.0/24"), ("site", "s1", "10.20.1.0/24")]
+    {
+        assert_eq!(subnets(&view, name, node), [prefix]);
+    }
+    assert_eq!(subnets(&view, "box", "b1"), Vec::<String>::new());
+    assert!(told(&view, "overlaps 10.10.1.0/24"), "{:?}", view.problems);
+    // Of two, either may be the wrong one: the first has it.
+    let site = domain("site").node("s1", "192.168.1.1", &["10.20.1.0/24"]);
+    let view = build(&[wide().into(), site.into()]);
+    assert_eq!(subnets(&view, "box", "b1"), ["10.0.0.0/8"]);
+}
+
+#[test]
 fn what_would_cut_everyone_off_is_refused() {
     let settings = Settings {
         service_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
