@@ -227,6 +227,16 @@ fn parse_prefixes<'a>(
     for text in texts {
         match text.parse::<Prefix>() {
             Ok(prefix) => {
+                let address =
+                    text.trim().split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
+                if address.is_some_and(|address| address != prefix.first()) {
+                    let what = format!("{} is taken for {prefix}: that is what its length says", text.trim());
+                    problems.push(Problem::new(
+                        object,
+                        what,
+                        "write it so, or with the length that is meant",
+                    ));
+                }
                 prefixes.insert(prefix);
             }
             Err(error) => {

@@ -196,6 +196,7 @@ fn without_a_past_a_prefix_with_a_wrong_length_takes_none_that_lie_in_it() {
     }
     assert_eq!(subnets(&view, "box", "b1"), Vec::<String>::new());
     assert!(told(&view, "overlaps 10.10.1.0/24"), "{:?}", view.problems);
+    assert!(told(&view, "10.30.1.0/8 is taken for 10.0.0.0/8"), "{:?}", view.problems);
     // Of two, either may be the wrong one: the first has it.
     let site = domain("site").node("s1", "192.168.1.1", &["10.20.1.0/24"]);
     let view = build(&[wide().into(), site.into()]);
