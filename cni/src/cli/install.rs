@@ -124,10 +124,7 @@ impl Installation {
         self.save(&file, &memory).context("the original cannot be kept")?;
         let replaced = replace(&file, edited.text.as_bytes(), Some(&file), 0o644).with_context(name);
         if replaced.is_err() && saved.is_none() {
-            let memory = self.memory(&file);
-            let _ = fs::remove_file(&memory);
-            // Where that was the last.
-            let _ = memory.parent().map(fs::remove_dir);
+            self.forget(&file);
         }
         replaced?;
         report.outcome = if rewritten { "rewritten by another tool, edited again" } else { "edited" };
@@ -179,10 +176,7 @@ impl Installation {
                     return Err(error);
                 }
             };
-            let memory = self.memory(&file);
-            let _ = fs::remove_file(&memory);
-            // Where that was the last.
-            let _ = memory.parent().map(fs::remove_dir);
+            self.forget(&file);
             reports.push(Report {
                 file,
                 network,
@@ -282,6 +276,13 @@ impl Installation {
 
     fn saved(&self, file: &Path) -> Option<Saved> {
         serde_json::from_slice(&fs::read(self.memory(file)).ok()?).ok()
+    }
+
+    /// Removes what is kept of a file, and the directory where that was the last.
+    fn forget(&self, file: &Path) {
+        let memory = self.memory(file);
+        let _ = fs::remove_file(&memory);
+        let _ = memory.parent().map(fs::remove_dir);
     }
 
     fn save(&self, file: &Path, saved: &Saved) -> anyhow::Result<()> {
