@@ -318,3 +318,21 @@ fn await_handshakes_in_vain(lab: &Lab, told: bool) {
         if problems.contains("no handshake") == told { Ok(()) } else { Err(problems) }
     });
 }
+
+/// By a minute's end, where the kernel counts it (5.19).
+#[test]
+fn members_that_make_macs_of_something_else_are_told_of() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2).mesh()]);
+    lab.declare();
+    lab.write();
+    lab.start_agent("cloud-1", &[]);
+    lab.start_agent("cloud-2", &["--cluster-name", "another"]);
+    let (own, other) = (lab.node("cloud-1"), lab.node("cloud-2"));
+    await_ready(&own.space);
+    await_ready(&other.space);
+    eventually("it is told", SOON * 4, || {
+        let _ = other.pod.try_run(&format!("ping -n -q -c 1 -W 1 {}", own.pod4()));
+        let problems = status(&own.space)["problems"].to_string();
+        if problems.contains("--cluster-name") { Ok(()) } else { Err(problems) }
+    });
+}

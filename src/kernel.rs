@@ -12,6 +12,7 @@ mod facts;
 mod leftovers;
 mod link;
 mod mirror;
+mod misled;
 mod neighbour;
 mod nexthop;
 mod nft;
@@ -47,6 +48,7 @@ use self::connections::Connections;
 use self::facts::Ways;
 use self::leftovers::Leftovers;
 use self::mirror::Mirror;
+use self::misled::Misled;
 use self::nft::Nft;
 use self::socket::{Received, Socket};
 use self::wire::{Messages, NLMSG_OVERRUN};
@@ -87,6 +89,7 @@ pub(crate) struct Kernel {
     probes: Probes,
     /// Ways as they were when facts were last asked for.
     ways: facts::Known,
+    misled: Misled,
     overrun: bool,
     /// Everything is to be read anew.
     lost: bool,
@@ -127,6 +130,7 @@ impl Kernel {
             mirror: Mirror::default(),
             probes,
             ways: facts::Known::new(),
+            misled: Misled::default(),
             overrun: false,
             lost: false,
             errors: Vec::new(),
@@ -167,6 +171,10 @@ impl Kernel {
             Err(error) => self.errors.push(error),
         }
         facts.problems.extend(self.leftovers.problems());
+        match self.misled.look(&mut self.requests, Instant::now()) {
+            Ok(problem) => facts.problems.extend(problem),
+            Err(error) => self.errors.push(error),
+        }
         facts
     }
 

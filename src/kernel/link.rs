@@ -19,6 +19,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_EXT_MASK: u16 = 29;
 const RTEXT_FILTER_SKIP_STATS: u32 = 8;
@@ -69,6 +70,16 @@ pub(super) fn header(index: u32, flags: u32, change: u32) -> [u8; 16] {
 /// Leaves the counters out of a dump.
 pub(super) fn without_counters(writer: &mut Writer) {
     writer.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS);
+}
+
+/// Packets that a link got and that were for another hardware address; the 25th of its counters (`rtnl_link_stats64`).
+pub(super) fn decode_otherhost(message: &Message<'_>) -> Option<u64> {
+    const AT: usize = 24 * size_of::<u64>();
+    decode_index(message)?;
+    let mut fields = message.fields();
+    fields.array::<16>()?;
+    let counters = fields.attributes().find(|attribute| attribute.kind == IFLA_STATS64)?.value;
+    counters.get(AT..)?.first_chunk().copied().map(u64::from_ne_bytes)
 }
 
 /// The index of a link that goes away.
