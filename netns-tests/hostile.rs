@@ -312,7 +312,7 @@ fn a_peer_that_went_is_told_of_though_its_session_is_fresh() {
 fn await_handshakes_in_vain(lab: &Lab, told: bool) {
     let (site, to) = (lab.node("site-1"), lab.node("cloud-1").pod4());
     let what = if told { "it is told" } else { "it is no problem any more" };
-    eventually(what, 2 * SOON, || {
+    eventually(what, 3 * SOON, || {
         let _ = site.pod.try_run(&format!("ping -n -q -c 1 -W 1 {to}"));
         let problems = status(&site.space)["problems"].to_string();
         if problems.contains("no handshake") == told { Ok(()) } else { Err(problems) }
