@@ -16,6 +16,13 @@ fn one_node() -> Lab {
     lab
 }
 
+fn one_agent() -> Lab {
+    let mut lab = one_node();
+    lab.start_agent("cloud-1", &[]);
+    await_ready(&lab.node("cloud-1").space);
+    lab
+}
+
 fn second_agent(lab: &Lab) -> String {
     let source = lab.source().display().to_string();
     let words = format!("{CORAX} agent --node-name cloud-1 --source {source} --admin 127.0.0.1:1");
@@ -24,10 +31,8 @@ fn second_agent(lab: &Lab) -> String {
 
 #[test]
 fn a_second_agent_or_a_cleanup_beside_one_says_who_is_in_the_way() {
-    let mut lab = one_node();
-    lab.start_agent("cloud-1", &[]);
+    let mut lab = one_agent();
     let space = &lab.node("cloud-1").space;
-    await_ready(space);
     let pid = space.run("pgrep -f [c]orax.agent");
     let who = format!("an agent, process {}, runs in this network namespace", pid.trim());
     let said = second_agent(&lab);
@@ -45,9 +50,7 @@ fn a_second_agent_or_a_cleanup_beside_one_says_who_is_in_the_way() {
 
 #[test]
 fn no_agent_starts_in_the_middle_of_a_cleanup() {
-    let mut lab = one_node();
-    lab.start_agent("cloud-1", &[]);
-    await_ready(&lab.node("cloud-1").space);
+    let mut lab = one_agent();
     lab.end_agent("cloud-1", Signal::SIGKILL);
     let space = &lab.node("cloud-1").space;
     // Which never answers.
@@ -83,10 +86,8 @@ fn who_is_not_root_cannot_keep_an_agent_out() {
 /// By a minute's end: nobody tells the agent.
 #[test]
 fn what_a_cleaner_takes_from_under_a_running_agent_is_there_again() {
-    let mut lab = one_node();
-    lab.start_agent("cloud-1", &[]);
+    let lab = one_agent();
     let space = &lab.node("cloud-1").space;
-    await_ready(space);
     let kept = || space.try_run("cat /run/corax/mtu /var/lib/corax/wireguard.key");
     let before = kept().expect("an agent keeps them");
     space.sh("rm -rf /run/corax /var/lib/corax/*");

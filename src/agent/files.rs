@@ -61,7 +61,7 @@ impl Files {
             }
         }
         if !self.state.is_dir() {
-            // What is wrong with it, the next line is told.
+            // What is wrong with it is told for the key.
             drop(state::prepare(&self.state));
         }
         match key::restore(&self.state, &self.key) {

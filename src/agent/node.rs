@@ -215,7 +215,8 @@ impl Node {
         &mut self,
         view: &View,
         facts: Facts,
-        (known, once): (Known, Option<&NodeName>),
+        known: Known,
+        once: Option<&NodeName>,
         before: Desired,
     ) -> Decision {
         let kept = (!self.knows(known)).then(|| {

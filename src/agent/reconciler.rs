@@ -266,7 +266,7 @@ impl Reconciler {
         let Decision { topology: Topology { role, gateway, .. }, desired, .. } =
             std::mem::take(&mut self.decision);
         let once = self.sourced.as_ref().and_then(|sourced| sourced.once.as_ref());
-        self.decision = self.node.decide(view, facts, (known, once), desired);
+        self.decision = self.node.decide(view, facts, known, once, desired);
         let topology = &self.decision.topology;
         if (topology.role, &topology.gateway) != (role, &gateway) {
             info!(

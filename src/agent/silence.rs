@@ -97,6 +97,15 @@ mod tests {
         }
     }
 
+    /// How many problems there are by bytes sent and received, the handshake's age and the time, in seconds.
+    fn teller() -> impl FnMut(u64, u64, u64, u64) -> usize {
+        let (mut silence, begun) = (Silence::default(), Instant::now());
+        move |sent, received, age, after| {
+            let tunnel = TunnelReport { received, ..tunnel(sent, Some(age)) };
+            silence.look(&[tunnel], begun + Duration::from_secs(after)).len()
+        }
+    }
+
     #[test]
     fn sizes_of_handshakes_are_known() {
         assert!([0, 92, 148, 240, 296, 332].into_iter().all(is_handshakes));
@@ -125,11 +134,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_went_is_told_though_its_last_handshake_is_fresh() {
-        let (mut silence, begun) = (Silence::default(), Instant::now());
-        let mut told = |sent, received, age, after| {
-            let tunnel = TunnelReport { received, ..tunnel(sent, Some(age)) };
-            silence.look(&[tunnel], begun + Duration::from_secs(after)).len()
-        };
+        let mut told = teller();
         // Data one way, which an empty message answers now and then; our own keepalives, which nothing answers.
         assert_eq!([told(1452, 0, 1, 0), told(2904, 0, 6, 5), told(4356, 32, 11, 10)], [0; 3]);
         assert_eq!([told(4388, 32, 31, 30), told(4420, 32, 56, 55)], [0; 2]);
@@ -141,11 +146,7 @@ mod tests {
 
     #[test]
     fn a_tunnel_that_only_asks_for_a_handshake_is_told_though_its_last_one_is_fresh() {
-        let (mut silence, begun) = (Silence::default(), Instant::now());
-        let mut told = |sent, received, age, after| {
-            let tunnel = TunnelReport { received, ..tunnel(sent, Some(age)) };
-            silence.look(&[tunnel], begun + Duration::from_secs(after)).len()
-        };
+        let mut told = teller();
         // Keepalives that need no answer, then data without one, then an answer.
         assert_eq!(
             [told(148, 92, 1, 0), told(180, 92, 6, 5), told(212, 92, 11, 10), told(452, 92, 16, 15)],

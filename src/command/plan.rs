@@ -76,7 +76,7 @@ pub(crate) fn run(args: PlanArgs) -> anyhow::Result<ExitCode> {
     }
     let facts = node.facts(&view);
     let Sourced { known, once, .. } = source.current();
-    let decision = node.decide(&view, facts, (*known, once.as_ref()), Desired::nothing());
+    let decision = node.decide(&view, facts, *known, once.as_ref(), Desired::nothing());
     problems
         .extend(unsaid.filter(|_| !adopted && !decision.desired.tunnels.is_empty()).into_iter().flatten());
     let changes = match decision.held {

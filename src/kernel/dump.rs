@@ -22,7 +22,8 @@ use super::wire::{Message, Writer};
 /// Index of `lo` in every network namespace.
 const LOOPBACK: u32 = 1;
 
-fn read(what: &'static str) -> impl Fn(Failure) -> Error {
+/// The error of what cannot be read.
+pub(super) fn read(what: &'static str) -> impl Fn(Failure) -> Error {
     move |failure| Error::Read { what, failure }
 }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use corax_core::object::Device;
 use corax_core::problem::Problem;
+use nix::errno::Errno;
 
-use super::error::{Error, Failure};
-use super::link;
+use super::error::Error;
 use super::socket::Socket;
+use super::{dump, link};
 
 /// How long after the last one it is told. Facts are asked for each minute.
 const TOLD: Duration = Duration::from_secs(130);
@@ -26,8 +27,8 @@ impl Misled {
         let put = |writer: &mut _| link::put_name(writer, Device::Overlay);
         let count = match socket.get(link::RTM_GETLINK, &link::header(0, 0, 0), put, link::decode_otherhost) {
             Ok(count) => count,
-            Err(failure) if failure.errno == nix::errno::Errno::ENODEV => None,
-            Err(failure) => return Err(read(failure)),
+            Err(failure) if failure.errno == Errno::ENODEV => None,
+            Err(failure) => return Err(dump::read("counters of raven0")(failure)),
         };
         Ok(self.take_in(count, now))
     }
@@ -48,10 +49,6 @@ impl Misled {
             )
         })
     }
-}
-
-fn read(failure: Failure) -> Error {
-    Error::Read { what: "counters of raven0", failure }
 }
 
 #[cfg(test)]

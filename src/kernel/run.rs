@@ -102,10 +102,10 @@ impl Kernel {
         let steered: Vec<Prefix> = done.flat_map(|(change, _)| steered(change)).collect();
         if before.is_some() || !steered.is_empty() {
             let remote = self.elements_of(SetRole::Remote);
-            let ended: Vec<_> = before.into_iter().flatten().filter(|was| !remote.contains(was)).collect();
+            let stays = |was: &Prefix| remote.binary_search(was).is_ok();
+            let ended: Vec<_> = before.into_iter().flatten().filter(|was| !stays(was)).collect();
             if !(steered.is_empty() && ended.is_empty()) {
-                let [remote, own] =
-                    [remote, self.elements_of(SetRole::Own)].map(|set| set.into_iter().collect());
+                let own = self.elements_of(SetRole::Own);
                 self.connections.forget(Steered { begun: steered, ended, remote, own });
             }
         }
@@ -115,8 +115,8 @@ impl Kernel {
         run.results
     }
 
-    /// The elements of both families' sets.
-    fn elements_of(&self, role: SetRole) -> BTreeSet<Prefix> {
+    /// The elements of both families' sets, in order.
+    fn elements_of(&self, role: SetRole) -> Vec<Prefix> {
         let elements = self.mirror.observed.elements.keys();
         elements.filter(|(set, _)| set.role == role).map(|(_, prefix)| *prefix).collect()
     }

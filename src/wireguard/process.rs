@@ -92,11 +92,11 @@ fn wait(mut child: Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     let (ended, told) = mpsc::channel();
     // It is not reaped there, so that its number stays its own until the end of this function.
-    let wait = move || {
+    let look = move || {
         let result = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
         ended.send(result.map(drop)).ok();
     };
-    let waiter = match thread::Builder::new().name("waiter".into()).spawn(wait) {
+    let waiter = match thread::Builder::new().name("waiter".into()).spawn(look) {
         Ok(waiter) => waiter,
         Err(error) => {
             child.kill()?;

@@ -1,7 +1,6 @@
 //! `corax cni`: install, uninstall.
 
 use std::path::PathBuf;
-use std::slice;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -118,21 +117,14 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
         watch::listen(events, &watched)?;
     }
     installation.binary(&plugin)?;
-    let first = installation.configure();
+    let mut outcome = installation.configure();
     let Some(events) = events else {
-        return node.print(&[first?]);
+        return node.print(&[outcome?]);
     };
-    match &first {
-        Ok(report) => node.print(slice::from_ref(report))?,
-        Err(error) => eprintln!("{error:#}"),
-    }
-    let mut told = first.err().map(|error| format!("{error:#}"));
+    // The error that was told last; at first none was, and a success is news.
+    let mut told = Some(String::new());
     loop {
-        // Half written, or gone for now: the next event comes. A full disk has none.
-        let most = if told.is_some() { RETRY.into() } else { PollTimeout::NONE };
-        watch::await_change(&events, most).context("watching the configurations")?;
-        watch::listen(&events, &watched)?;
-        told = match installation.binary(&plugin).and_then(|_| installation.configure()) {
+        told = match outcome {
             Ok(report) => {
                 if report.changed || told.is_some() {
                     node.print(&[report])?;
@@ -147,6 +139,11 @@ fn install(plugin: Option<PathBuf>, mode: Mode, watch: bool, node: &Node) -> any
                 Some(error)
             }
         };
+        // Half written, or gone for now: the next event comes. A full disk has none.
+        let most = if told.is_some() { RETRY.into() } else { PollTimeout::NONE };
+        watch::await_change(&events, most).context("watching the configurations")?;
+        watch::listen(&events, &watched)?;
+        outcome = installation.binary(&plugin).and_then(|_| installation.configure());
     }
 }
 

@@ -219,6 +219,16 @@ impl FromStr for Prefix {
 
     /// Parses `address/length`, or an address alone for a prefix of one; host bits are cleared.
     fn from_str(text: &str) -> Result<Self, PrefixError> {
+        Self::parse(text).map(|(prefix, _)| prefix)
+    }
+}
+
+impl Prefix {
+    /// The same, and the address as it stands there, host bits and all.
+    ///
+    /// # Errors
+    /// What is no prefix.
+    pub fn parse(text: &str) -> Result<(Self, IpAddr), PrefixError> {
         let text = text.trim();
         if text.is_empty() {
             return Err(PrefixError::Empty);
@@ -238,7 +248,7 @@ impl FromStr for Prefix {
             Some(_) => return Err(malformed()),
             None => most,
         };
-        Ok(Self::new(address, length))
+        Ok((Self::new(address, length), address))
     }
 }
 

@@ -19,7 +19,7 @@ fn member() -> (Node, Decision) {
     let mut node = Node::open(line.args, Some(PrivateKey::generate())).unwrap();
     let view = View::build(&demo(), &Settings::default(), None);
     let facts = node.facts(&view);
-    let decision = node.decide(&view, facts, (Known::All, None), Desired::nothing());
+    let decision = node.decide(&view, facts, Known::All, None, Desired::nothing());
     let converged = node.converge(&decision.desired);
     assert!(converged.unsure.is_none() && !converged.done.is_empty(), "{:?}", converged.unsure);
     (node, decision)

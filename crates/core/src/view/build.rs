@@ -110,15 +110,15 @@ fn assemble(
         age(left).cmp(&age(right))
     });
     let mut claims = Claims::new(settings, problems);
-    if previous.is_none() {
-        claims.newcomers(&parsed);
-    }
-    if let Some(previous) = previous {
-        for gateway in &parsed {
-            claims.incumbents(gateway, previous);
-        }
-        for gateway in &parsed {
-            claims.kept(gateway, previous);
+    match previous {
+        None => claims.newcomers(&parsed),
+        Some(previous) => {
+            for gateway in &parsed {
+                claims.incumbents(gateway, previous);
+            }
+            for gateway in &parsed {
+                claims.kept(gateway, previous);
+            }
         }
     }
     let mut domains = BTreeMap::new();

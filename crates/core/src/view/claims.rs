@@ -28,6 +28,13 @@ pub(super) struct Claims<'a> {
     problems: &'a mut Vec<Problem>,
 }
 
+/// What members ask for, and what the gateway node does beside.
+fn asked<'p>(gateway: &'p Parsed<'_>) -> impl Iterator<Item = (&'p NodeName, Prefix)> {
+    let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra.prefixes));
+    let members = gateway.members.iter().map(|member| (&member.node, &member.subnets));
+    members.chain(active).flat_map(|(node, prefixes)| prefixes.iter().map(move |prefix| (node, *prefix)))
+}
+
 /// Networks of no host's, or of each host's own.
 const SPECIAL: [&str; 6] =
     ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::1/128", "fe80::/10", "ff00::/8"];
@@ -40,13 +47,9 @@ impl<'a> Claims<'a> {
 
     /// Claims what a Gateway's members had before and still ask for.
     pub(super) fn incumbents(&mut self, gateway: &Parsed<'_>, previous: &View) {
-        let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra.prefixes));
-        let asked = gateway.members.iter().map(|member| (&member.node, &member.subnets)).chain(active);
-        for (node, prefixes) in asked {
-            for prefix in prefixes {
-                if previous.holds(&gateway.name, node, prefix) && self.unfit(prefix).is_none() {
-                    let _ = self.taken.insert(*prefix, (gateway.name.clone(), node.clone()));
-                }
+        for (node, prefix) in asked(gateway) {
+            if previous.holds(&gateway.name, node, &prefix) && self.unfit(&prefix).is_none() {
+                let _ = self.taken.insert(prefix, (gateway.name.clone(), node.clone()));
             }
         }
     }
@@ -56,12 +59,7 @@ impl<'a> Claims<'a> {
     pub(super) fn newcomers(&mut self, gateways: &[Parsed<'_>]) {
         let mut asked: Vec<_> = gateways
             .iter()
-            .flat_map(|gateway| {
-                let active = gateway.gateways.first().map(|active| (&active.node, &gateway.extra.prefixes));
-                let members = gateway.members.iter().map(|member| (&member.node, &member.subnets));
-                members.chain(active).map(move |(node, prefixes)| (gateway, node, prefixes))
-            })
-            .flat_map(|(gateway, node, prefixes)| prefixes.iter().map(move |prefix| (gateway, node, *prefix)))
+            .flat_map(|gateway| asked(gateway).map(move |(node, prefix)| (gateway, node, prefix)))
             .collect();
         let all: BTreeMap<Prefix, &NodeName> =
             asked.iter().map(|(_, node, prefix)| (*prefix, *node)).collect();

@@ -225,11 +225,9 @@ fn parse_prefixes<'a>(
     let mut prefixes = BTreeSet::new();
     let mut torn = false;
     for text in texts {
-        match text.parse::<Prefix>() {
-            Ok(prefix) => {
-                let address =
-                    text.trim().split('/').next().and_then(|address| address.parse::<IpAddr>().ok());
-                if address.is_some_and(|address| address != prefix.first()) {
+        match Prefix::parse(text) {
+            Ok((prefix, address)) => {
+                if address != prefix.first() {
                     let what = format!("{} is taken for {prefix}: that is what its length says", text.trim());
                     problems.push(Problem::new(
                         object,
