@@ -15,7 +15,7 @@ use crate::halfway::kill_halfway;
 use crate::lab::{Lab, Plan};
 use crate::objects::{Monitor, difference, ours};
 use crate::space::Space;
-use crate::traffic::{Flow, PORT, none_lost_anything};
+use crate::traffic::{Flow, PORT, none_lost_anything, serve_one_transfer};
 
 /// Slow enough that a machine that stalls for a second overflows no queue on the way.
 const STEP: Duration = Duration::from_millis(20);
@@ -157,13 +157,7 @@ fn an_agent_that_is_killed_halfway_through_a_view_loses_no_packet_of_what_stays(
 fn a_long_transfer_outlives_the_agents_of_both_gateways() {
     let mut lab = three_domains();
     lab.await_tunnels();
-    let server = lab.node("site-2").pod.spawn(&["iperf3", "-s", "-1"], |command| {
-        command.stdout(Stdio::null());
-    });
-    eventually("iperf3 listens", SOON, || {
-        let listening = lab.node("site-2").pod.run("ss -Hltn sport = 5201");
-        if listening.is_empty() { Err("not yet") } else { Ok(()) }
-    });
+    let server = serve_one_transfer(&lab.node("site-2").pod);
     let client = lab.node("cloud-2").pod.spawn(
         &["iperf3", "-c", "10.101.2.10", "-t", "4", "-J", "--connect-timeout", "5000"],
         |command| {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::agent::SOON;
 use crate::await_::{eventually, patience};
-use crate::space::Space;
+use crate::space::{Process, Space};
 
 /// Port of the servers.
 pub const PORT: u16 = 8080;
@@ -57,6 +59,18 @@ impl Drop for Server {
             let _ = thread.join();
         }
     }
+}
+
+/// An iperf3 server that listens, for one transfer: one that has just ended a transfer tells who comes next that it is busy.
+pub fn serve_one_transfer(space: &Space) -> Process {
+    let server = space.spawn(&["iperf3", "-s", "-1"], |command| {
+        command.stdout(Stdio::null());
+    });
+    eventually("iperf3 listens", SOON, || {
+        let listening = space.run("ss -Hltn sport = :5201");
+        if listening.is_empty() { Err("not yet") } else { Ok(()) }
+    });
+    server
 }
 
 fn only_own_family(address: SocketAddr) -> nix::Result<TcpListener> {

@@ -1,14 +1,12 @@
 //! Whose WireGuard it is makes no difference on the wire.
 
-use std::process::Stdio;
-
 use crate::agent::{SOON, await_ready, status};
 use crate::await_::eventually;
 use crate::control::Traffic;
 use crate::lab::{Lab, Plan};
 use crate::manifests::paper;
 use crate::restart::STEP;
-use crate::traffic::Flow;
+use crate::traffic::{Flow, serve_one_transfer};
 use crate::{is_in_user_space, is_kernels, two_domains};
 
 #[test]
@@ -52,13 +50,6 @@ fn a_gateway_in_user_space_talks_to_one_in_the_kernel() {
 /// with a packet. Streams have a length, not a time: this may be an emulated machine.
 fn load(lab: &Lab, user: &str, kernel: &str) {
     let (from, to) = (&lab.node(user).pod, lab.node(kernel));
-    let _server = to.pod.spawn(&["iperf3", "-s"], |command| {
-        command.stdout(Stdio::null());
-    });
-    eventually("iperf3 listens", SOON, || {
-        let listening = to.pod.run("ss -Hltn sport = 5201");
-        if listening.is_empty() { Err("not yet") } else { Ok(()) }
-    });
     for (address, load) in [
         (to.pod4(), "-n 4M -P 4"),
         (to.pod4(), "-n 4M -P 4 -R"),
@@ -66,6 +57,7 @@ fn load(lab: &Lab, user: &str, kernel: &str) {
         (to.pod6(), "-n 4M -P 4 -R"),
         (to.pod4(), "-n 8M --bidir"),
     ] {
+        let _server = serve_one_transfer(&to.pod);
         from.run(&format!("iperf3 --connect-timeout 5000 -c {address} {load}"));
     }
     let metrics = lab
