@@ -125,6 +125,37 @@ fn a_prefix_that_would_cut_the_node_off_is_refused() {
 }
 
 #[test]
+fn a_prefix_that_became_one_that_would_cut_the_node_off_stays_as_it_was() {
+    let mut lab = two_domains();
+    lab.write_file("greedy.json", &paper("greedy", &["172.16.200.0/24"]).to_string());
+    await_route(&lab.node("cloud-2").space, "172.16.200.0/24");
+    lab.write_file("greedy.json", &paper("greedy", &["172.16.0.0/16"]).to_string());
+    let stays = |lab: &Lab| {
+        let space = &lab.node("cloud-2").space;
+        await_problem(
+            space,
+            &["greedy", "172.16.0.0/16", "172.16.200.0/24, which was steered before, stays"],
+        );
+        let routes = space.run("ip route show table 9028");
+        assert!(routes.contains("unreachable 172.16.200.0/24"), "{routes}");
+        assert!(!routes.contains("172.16.0.0/16"), "{routes}");
+        let locked = space.run("nft get element inet corax remote4 { 172.16.200.1 }");
+        assert!(locked.contains("172.16.200.0/24"), "{locked}");
+    };
+    stays(&lab);
+    lab.end_agent("cloud-2", Signal::SIGKILL);
+    lab.start_agent("cloud-2", &[]);
+    await_ready(&lab.node("cloud-2").space);
+    stays(&lab);
+    // What it is corrected to ends that.
+    lab.write_file("greedy.json", &paper("greedy", &["10.150.1.0/24"]).to_string());
+    let space = &lab.node("cloud-2").space;
+    await_route(space, "10.150.1.0/24");
+    let routes = space.run("ip route show table 9028");
+    assert!(!routes.contains("172.16.200.0/24"), "{routes}");
+}
+
+#[test]
 fn malformed_parts_of_a_gateway_cost_only_themselves() {
     let lab = two_domains();
     let member = lab.node("cloud-2");

@@ -9,7 +9,7 @@ use std::time::Instant;
 use corax_core::change::Change;
 use corax_core::desired::{Desired, Options};
 use corax_core::facts::Facts;
-use corax_core::kept::Kept;
+use corax_core::kept::{self, Kept};
 use corax_core::key::{PresharedKey, PublicKey};
 use corax_core::name::NodeName;
 use corax_core::object::{Device, LinkKind, TUNNEL_PORT, VXLAN_PORT};
@@ -223,8 +223,6 @@ impl Node {
             self.read_tunnels();
             Kept::of(self.kernel.observed(), &before)
         });
-        // The new one takes its memory.
-        drop(before);
         let identity = &self.args.identity;
         let local = Local {
             node: &identity.node_name,
@@ -234,8 +232,15 @@ impl Node {
             facts: &facts,
             api_servers: &self.args.api_server,
             kept: kept.as_ref(),
+            steered: kept.as_ref().map(|kept| &kept.prefixes),
         };
-        let topology = Topology::of(view, &local);
+        let mut topology = Topology::of(view, &local);
+        if topology.refuses && kept.is_none() {
+            let steered = kept::steered(self.kernel.observed(), &before);
+            topology = Topology::of(view, &Local { steered: Some(&steered), ..local });
+        }
+        // The new one takes its memory.
+        drop(before);
         let desired = Desired::of(&topology, &facts, &self.options);
         // Whether a Gateway names this node cannot be told; or Raven leads where nobody else would, and by one route.
         let links = &self.kernel.observed().links;

@@ -22,19 +22,25 @@ impl Kept {
     /// What is there, and what was asked for before and may be missing for a moment.
     #[must_use]
     pub fn of(observed: &Observed, before: &Desired) -> Self {
-        let twin = |key: &&RouteKey| key.table == Table::Remote && key.metric == TWIN_METRIC;
-        let there = observed.routes.keys().filter(twin).map(|key| key.prefix);
-        let asked = before.routes.keys().filter(twin).map(|key| key.prefix);
         let entry = |key: &PublicKey, peer: &Peer| (*key, (peer.keepalive, peer.allowed.clone()));
         let asked_peers = before.tunnels.iter().flat_map(|(_, tunnel)| tunnel.peers.iter());
         let there_peers = observed.tunnels.values().flat_map(|tunnel| &tunnel.peers);
         Self {
-            prefixes: there.chain(asked).collect(),
+            prefixes: steered(observed, before),
             peers: (asked_peers.map(|(key, peer)| entry(key, peer)))
                 .chain(there_peers.map(|(key, seen)| entry(key, &seen.peer)))
                 .collect(),
         }
     }
+}
+
+/// Prefixes with a twin in the kernel, or decided on last.
+#[must_use]
+pub fn steered(observed: &Observed, before: &Desired) -> BTreeSet<Prefix> {
+    let twin = |key: &&RouteKey| key.table == Table::Remote && key.metric == TWIN_METRIC;
+    let there = observed.routes.keys().filter(twin).map(|key| key.prefix);
+    let asked = before.routes.keys().filter(twin).map(|key| key.prefix);
+    there.chain(asked).collect()
 }
 
 #[cfg(test)]

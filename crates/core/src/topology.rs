@@ -53,6 +53,8 @@ pub struct Local<'a> {
     pub api_servers: &'a [IpAddr],
     /// What stays although no domain has it, while the view is incomplete.
     pub kept: Option<&'a Kept>,
+    /// Prefixes that were steered before: those within one that is refused stay.
+    pub steered: Option<&'a BTreeSet<Prefix>>,
 }
 
 impl<'a> Local<'a> {
@@ -67,6 +69,7 @@ impl<'a> Local<'a> {
             facts,
             api_servers: &[],
             kept: None,
+            steered: None,
         }
     }
 }
@@ -163,6 +166,8 @@ pub struct Topology {
     pub kept_peers: Vec<(PublicKey, u16, Vec<Prefix>)>,
     /// The other domains.
     pub domains: Vec<RemoteDomain>,
+    /// Whether a prefix of another domain was refused whole.
+    pub refuses: bool,
     /// What was wrong.
     pub problems: Vec<Problem>,
 }
@@ -314,7 +319,8 @@ impl Topology {
             };
             let mut allowed = Vec::new();
             for prefix in other.prefixes() {
-                let Fit { parts, told } = protected.fit(other_name, prefix, &self.members);
+                let Fit { parts, refused, told } = protected.fit(other_name, prefix, &self.members);
+                self.refuses |= refused;
                 allowed.extend(parts);
                 let object = || format!("Gateway {other_name}, subnet {prefix}");
                 let remedy = "use pod CIDRs apart from the networks of the nodes";
@@ -489,19 +495,24 @@ const MOST_HOLES: usize = 8;
 ///
 /// A prefix that is refused has neither twin nor element of `@remote`: its packets leave as they are. So only what a node
 /// needs whole refuses one: its own underlay address, a default gateway, the API server, the network of its members. Any
-/// other address costs at most itself, and the rest of the prefix is steered and locked: no slip elsewhere opens it.
+/// other address costs at most itself, and the rest of the prefix is steered and locked: no slip elsewhere opens it. What was
+/// steered within a prefix that is refused stays: a wrong length costs the domain nothing of what it had.
 struct Protected<'a> {
     /// What no prefix may hold. Sorted.
     never: Vec<(IpAddr, &'static str)>,
     /// Tunnel endpoints, and whose they are. Sorted.
     endpoints: Vec<(IpAddr, &'a DomainName)>,
     facts: &'a Facts,
+    /// What was steered before.
+    steered: Option<&'a BTreeSet<Prefix>>,
 }
 
 /// What of a remote prefix is steered.
 struct Fit {
-    /// All of it, what is left of it, or nothing.
+    /// All of it, what is left of it, or what was steered of it before.
     parts: Vec<Prefix>,
+    /// Whether it is refused whole.
+    refused: bool,
     /// Why it is not all.
     told: Vec<String>,
 }
@@ -519,13 +530,21 @@ impl<'a> Protected<'a> {
         });
         let mut endpoints: Vec<_> = endpoints.collect();
         endpoints.sort_unstable();
-        Self { never, endpoints, facts: local.facts }
+        Self { never, endpoints, facts: local.facts, steered: local.steered }
     }
 
     fn fit(&self, domain: &DomainName, prefix: Prefix, members: &[IpAddr]) -> Fit {
-        let refused = |what| Fit {
-            parts: Vec::new(),
-            told: vec![format!("holds {what}: steering it would cut the node off; refused")],
+        let refused = |what| {
+            let parts = self.steered_within(domain, &prefix, members);
+            let then = match parts.as_slice() {
+                [] => String::new(),
+                [first] => format!("; {first}, which was steered before, stays"),
+                [first, more @ ..] => {
+                    format!("; {first} and {} more within it, which were steered before, stay", more.len())
+                }
+            };
+            let told = vec![format!("holds {what}: steering it would cut the node off; refused{then}")];
+            Fit { parts, refused: true, told }
         };
         if let Some((address, what)) = inside(&self.never, &prefix, |(address, _)| *address).first() {
             return refused(format!("{what} {address}"));
@@ -559,7 +578,17 @@ impl<'a> Protected<'a> {
         if let Some(address) = self.facts.addresses.range(prefix.first()..=prefix.last()).find(alone) {
             told.push(format!("holds this node's address {address}: a pod of that address is not reached"));
         }
-        Fit { parts: prefix.without(&holes), told }
+        Fit { parts: prefix.without(&holes), refused: false, told }
+    }
+
+    /// What was steered within a prefix before, and still may be.
+    fn steered_within(&self, domain: &DomainName, prefix: &Prefix, members: &[IpAddr]) -> Vec<Prefix> {
+        let Some(steered) = self.steered else { return Vec::new() };
+        let within = steered.range(prefix..).take_while(|held| prefix.covers(held));
+        within
+            .filter(|held| *held != prefix)
+            .flat_map(|held| self.fit(domain, *held, members).parts)
+            .collect()
     }
 }
 

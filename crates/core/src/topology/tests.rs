@@ -208,6 +208,26 @@ fn a_prefix_that_would_cut_the_node_off_is_refused_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_was_steered_within_a_prefix_that_is_refused_stays() {
+    let prefixes = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<_>>();
+    // 10.0.0.0/16 for what was 10.0.3.0/24 and 10.0.4.0/24: the cloud's nodes are in it.
+    let site = domain("site").node("s1", "192.168.7.1", &["10.0.0.0/16"]).nat("s1").into();
+    let view = View::build(&[demo().remove(0), site], &Settings::default(), None);
+    let (node, facts) = ("c2".parse().unwrap(), Facts::default());
+    let beside = |steered: &BTreeSet<Prefix>| {
+        Topology::of(&view, &Local { steered: Some(steered), ..Local::new(&node, &facts) })
+    };
+    let topology = beside(&prefixes(&["10.0.3.0/24", "10.0.4.0/24", "10.11.0.0/24"]));
+    assert!(topology.refuses);
+    let remotes: BTreeSet<Prefix> = topology.remotes.iter().map(|(prefix, _)| *prefix).collect();
+    assert_eq!(remotes, prefixes(&["10.0.3.0/24", "10.0.4.0/24"]));
+    let then = "refused; 10.0.3.0/24 and 1 more within it, which were steered before, stay";
+    told(&topology, "Gateway site, subnet 10.0.0.0/16", then);
+    // What would cut the node off by itself does not.
+    assert_eq!(beside(&prefixes(&["10.0.0.0/24", "10.0.0.0/16"])).remotes, []);
+}
+
+#[test]
 fn an_address_that_lies_in_a_remote_prefix_costs_no_lock_of_the_rest() {
     let facts = Facts { addresses: [IpAddr::from([10, 10, 11, 200])].into(), ..Facts::default() };
     let topology = with(&demo(), "c2", &facts, |_| {});
