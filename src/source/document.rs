@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use corax_core::api::{Gateway, GatewaySpec, GatewayStatus, Metadata};
+use corax_core::api::{API_VERSION, Gateway, GatewaySpec, GatewayStatus, KIND, Metadata};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_ignored::Path;
+use serde_json::Value;
+
+/// `kind` of what has Gateways as its `items`.
+const LISTS: [&str; 2] = ["List", "GatewayList"];
 
 /// What Kubernetes keeps in `metadata` and Corax does not read.
 const METADATA: [&str; 13] = [
@@ -32,13 +36,20 @@ const SPEC: [&str; 3] = ["nodeSelector", "proxyConfig", "tunnelConfig"];
 pub(super) const TOLD: usize = 8;
 
 /// A document's objects, each with the fields of it that are not known. Of an empty List there are none.
-pub(super) struct Document(pub(super) Vec<(Gateway, Unknown)>);
+pub(super) struct Document(Vec<(Gateway, Unknown)>);
+
+impl Document {
+    /// Its objects.
+    pub(super) fn pieces(self) -> impl Iterator<Item = Piece> {
+        self.0.into_iter().map(|(gateway, unknown)| Piece::Good(gateway, unknown))
+    }
+}
 
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut ignored = Vec::new();
         let Top(form) = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)))?;
-        if let Some(kind @ ("List" | "GatewayList")) = form.kind.as_deref() {
+        if let Some(kind) = form.kind.as_deref().filter(|kind| LISTS.contains(kind)) {
             // Which Gateways are gone from it cannot be told, so nothing of its file is believed.
             let Some(items) = form.items else {
                 let mut unknown = Unknown::default();
@@ -67,6 +78,50 @@ impl<'de> Deserialize<'de> for Document {
         let mut unknown = Unknown::default();
         ignored.iter().for_each(|field| unknown.add(field));
         Ok(Self(vec![(gateway, unknown)]))
+    }
+}
+
+/// An object of a manifest.
+pub(super) enum Piece {
+    /// One that is read, with the fields of it that are not known.
+    Good(Gateway, Unknown),
+    /// A Gateway in which a value is of another type.
+    Bad {
+        /// Its name, as it stands there.
+        name: String,
+        /// Where, and what is wrong there.
+        what: String,
+    },
+}
+
+impl Piece {
+    pub(super) const fn is_bad(&self) -> bool {
+        matches!(self, Self::Bad { .. })
+    }
+}
+
+/// The objects of documents, each by itself. None where one of them is bad and no Gateway: what it is cannot be told.
+pub(super) fn pieces(documents: Vec<Value>) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    for object in documents.into_iter().flat_map(items) {
+        match serde_path_to_error::deserialize(&object) {
+            Ok(document) => pieces.extend(Document::pieces(document)),
+            Err(error) if object["kind"] == KIND && object["apiVersion"] == API_VERSION => {
+                let name = object["metadata"]["name"].as_str()?.to_owned();
+                pieces.push(Piece::Bad { name, what: error.to_string() });
+            }
+            Err(_) => return None,
+        }
+    }
+    Some(pieces)
+}
+
+/// What is in a List, or the document itself.
+fn items(mut document: Value) -> Vec<Value> {
+    let is_list = document["kind"].as_str().is_some_and(|kind| LISTS.contains(&kind));
+    match document.get_mut("items") {
+        Some(Value::Array(items)) if is_list => std::mem::take(items),
+        _ => vec![document],
     }
 }
 

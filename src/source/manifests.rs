@@ -1,6 +1,7 @@
 //! A directory of Gateway manifests, YAML or JSON, several Gateways in a file and several files.
 //!
-//! A bad file keeps its own last Gateways. A Gateway gone from a good file is gone. A file gone from a directory that
+//! A bad file keeps its own last Gateways, and a bad Gateway in a file of several itself. A Gateway gone from a good file is
+//! gone. A file gone from a directory that
 //! still has good ones is gone once the directory is quiet: it may be being filled anew. An empty or unreadable directory
 //! deletes nothing.
 
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant, SystemTime};
 use corax_core::api::{API_VERSION, Gateway, KIND};
 use corax_core::name::DomainName;
 use corax_core::problem::Problem;
+use serde::de::DeserializeOwned;
 
-use super::document::Document;
+use super::document::{Document, Piece, pieces};
 use super::watch::Heard;
 use super::{Files, Known};
 
@@ -29,6 +31,8 @@ const LARGEST: u64 = 64 << 20;
 pub(crate) struct Manifests {
     directory: PathBuf,
     files: Files,
+    /// Those in which a Gateway may stand that was never good.
+    partly: BTreeSet<String>,
     /// As of when the directory last told which files there are.
     known: Known,
     seen: BTreeMap<String, Seen>,
@@ -67,7 +71,9 @@ pub(crate) struct Scan {
 impl Manifests {
     /// A directory of which `files` were last good, and so much `known`.
     pub(crate) fn new(directory: PathBuf, files: Files, known: Known) -> Self {
-        Self { directory, files, known, seen: BTreeMap::new(), stirred: Instant::now(), missing: false }
+        let partly = if known == Known::Part { files.keys().cloned().collect() } else { BTreeSet::new() };
+        let (seen, stirred) = (BTreeMap::new(), Instant::now());
+        Self { directory, files, partly, known, seen, stirred, missing: false }
     }
 
     /// The directory.
@@ -104,7 +110,7 @@ impl Manifests {
         }
         self.seen.retain(|name, _| names.contains(name));
         changed |= self.forget_missing();
-        let all = names.iter().all(|name| self.files.contains_key(name));
+        let all = names.iter().all(|name| self.files.contains_key(name) && !self.partly.contains(name));
         self.known = if all { Known::All } else { Known::Part };
         Scan {
             changed,
@@ -157,10 +163,13 @@ impl Manifests {
             return false;
         }
         let object = format!("file {}", path.display());
-        match load(&path, &object) {
-            Ok(Loaded { gateways, problems }) => {
+        let before = self.files.get(name).map(Vec::as_slice).unwrap_or_default();
+        match load(&path, &object, before) {
+            Ok(Loaded { gateways, partly, problems }) => {
                 (seen.good, seen.again) = (true, false);
                 seen.problems = problems;
+                self.partly.remove(name);
+                self.partly.extend(partly.then(|| name.to_owned()));
                 let changed = self.files.get(name) != Some(&gateways);
                 self.files.insert(name.to_owned(), gateways);
                 changed
@@ -204,6 +213,8 @@ fn list(directory: &Path) -> std::io::Result<BTreeSet<String>> {
 
 struct Loaded {
     gateways: Vec<Gateway>,
+    /// A Gateway of the file was never good.
+    partly: bool,
     /// What of the file is not read.
     problems: Vec<Problem>,
 }
@@ -220,7 +231,7 @@ impl From<String> for Bad {
     }
 }
 
-fn load(path: &Path, object: &str) -> Result<Loaded, Bad> {
+fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
         let remedy = "put a regular file there, or remove it".to_owned();
@@ -234,24 +245,37 @@ fn load(path: &Path, object: &str) -> Result<Loaded, Bad> {
     if text.trim().is_empty() {
         return Err("is empty".to_owned().into());
     }
-    let documents: Vec<Document> = if path.extension().is_some_and(|extension| extension == "json") {
-        let documents = serde_json::Deserializer::from_str(&text).into_iter();
-        documents.collect::<Result<_, _>>().map_err(|error| error.to_string())?
-    } else {
-        let options = serde_saphyr::options! { budget: None };
-        serde_saphyr::from_multiple_with_options(&text, options)
-            .map_err(|error| first_line(&error.to_string()))?
+    let is_json = path.extension().is_some_and(|extension| extension == "json");
+    let documents: Result<Vec<Document>, String> = parse(&text, is_json);
+    let is_bare = documents.as_ref().is_ok_and(Vec::is_empty);
+    let pieces = match documents {
+        Ok(documents) => documents.into_iter().flat_map(Document::pieces).collect(),
+        // Who has but one Gateway in a file is told the line.
+        Err(error) => (parse(&text, is_json).ok().and_then(pieces))
+            .filter(|pieces| !pieces.iter().all(Piece::is_bad))
+            .ok_or(error)?,
     };
-    let is_bare = documents.is_empty();
-    let mut loaded = Loaded { gateways: Vec::new(), problems: Vec::new() };
-    for (gateway, unknown) in documents.into_iter().flat_map(|Document(objects)| objects) {
+    let mut loaded = Loaded { gateways: Vec::new(), partly: false, problems: Vec::new() };
+    for piece in pieces {
+        let (gateway, unknown) = match piece {
+            Piece::Good(gateway, unknown) => (gateway, unknown),
+            Piece::Bad { name, what } => {
+                name_of(&name)?;
+                let last = before.iter().find(|gateway| gateway.metadata.name == name);
+                loaded.partly |= last.is_none();
+                let then = if last.is_some() { "its last good form stays" } else { "it is left out" };
+                loaded.gateways.extend(last.cloned());
+                let object = format!("{object}, Gateway {name}");
+                loaded.problems.push(Problem::new(object, format!("{what}; {then}"), "correct the file"));
+                continue;
+            }
+        };
         let name = &gateway.metadata.name;
         if gateway.kind != KIND || gateway.api_version != API_VERSION {
             loaded.problems.push(Problem::new(object, left_out(&gateway), only_gateways("take it out")));
             continue;
         }
-        // Whose Gateway this is cannot be told: it may be one that is there already.
-        name.parse::<DomainName>().map_err(|error| format!("metadata.name: {error}"))?;
+        name_of(name)?;
         if let Some(what) = unknown.told() {
             let remedy = "correct the name; what a newer form of the resource has may stay";
             loaded.problems.push(Problem::new(format!("{object}, Gateway {name}"), what, remedy));
@@ -273,6 +297,21 @@ fn load(path: &Path, object: &str) -> Result<Loaded, Bad> {
         return Err(Bad { what, remedy });
     }
     Ok(loaded)
+}
+
+/// Reads the documents of a text; what is wrong is one line.
+fn parse<T: DeserializeOwned>(text: &str, is_json: bool) -> Result<Vec<T>, String> {
+    if is_json {
+        let documents = serde_json::Deserializer::from_str(text).into_iter();
+        return documents.collect::<Result<_, _>>().map_err(|error| error.to_string());
+    }
+    let options = serde_saphyr::options! { budget: None };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
+}
+
+/// Refuses a file with a Gateway of which it cannot be told whose it is: it may be one that is there already.
+fn name_of(gateway: &str) -> Result<(), Bad> {
+    gateway.parse::<DomainName>().map(drop).map_err(|error| format!("metadata.name: {error}").into())
 }
 
 /// Why a file cannot be read, which is one thing to mend, and what it says another.

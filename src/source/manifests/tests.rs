@@ -331,3 +331,55 @@ fn a_list_as_the_api_server_gives_it_is_read() {
     assert_eq!(put(&directory, &mut manifests, "a.json", &list.to_string()).problems, []);
     assert_eq!(names(&manifests), ["cloud", "site", "box"]);
 }
+
+#[test]
+fn a_gateway_with_a_value_of_another_type_costs_itself_beside_others() {
+    let (directory, mut manifests) = lab();
+    let with = |name: &str, status: &str| format!("{}status: {status}\n", gateway(name));
+    let file = |documents: &[String]| documents.join("---\n");
+    let expose = |manifests: &Manifests, name: &str| {
+        let mut all = manifests.files().values().flatten();
+        let gateway = all.find(|gateway| gateway.metadata.name == name)?;
+        Some(gateway.status.as_ref().map_or(0, |status| status.nodes.len()))
+    };
+    put(&directory, &mut manifests, "a.yaml", &file(&[with("one", "{}"), with("two", "{ nodes: [{}] }")]));
+    let two = with("two", "{ nodes: [{}, { nodeName: n2, subnets: 10.1.0.0/24 }] }");
+    let scan =
+        put(&directory, &mut manifests, "a.yaml", &file(&[with("one", "{ nodes: [{}, {}] }"), two.clone()]));
+    assert!(scan.changed && scan.known == Known::All, "{scan:?}");
+    assert_eq!((expose(&manifests, "one"), expose(&manifests, "two")), (Some(2), Some(1)));
+    let [problem] = &scan.problems[..] else { panic!("{:?}", scan.problems) };
+    assert!(problem.object.ends_with("a.yaml, Gateway two"), "{problem}");
+    let what = "status.nodes[1].subnets: invalid type: string \"10.1.0.0/24\", expected a sequence; its last good form stays";
+    assert_eq!((&*problem.what, &*problem.remedy), (what, "correct the file"));
+
+    // What was never good is left out, and is not known.
+    let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
+        demo()[0], { "apiVersion": API_VERSION, "kind": KIND, "metadata": { "name": "new" }, "spec": 5 },
+    ] });
+    let scan = put(&directory, &mut manifests, "b.json", &list.to_string());
+    assert!(scan.changed && scan.known == Known::Part, "{scan:?}");
+    assert!(
+        scan.problems.iter().any(|problem| problem.what.ends_with("; it is left out")),
+        "{:?}",
+        scan.problems
+    );
+    assert_eq!(names(&manifests), ["one", "two", "cloud"]);
+    // Nor is it after a restart with a file that says less.
+    let mut again = Manifests::new(directory.path().to_owned(), manifests.files().clone(), Known::Part);
+    let scan = put(&directory, &mut again, "b.json", "{");
+    assert!(scan.known == Known::Part, "{scan:?}");
+    let scan = put(&directory, &mut again, "b.json", &list["items"][0].to_string());
+    again.scan(&whole(["a.yaml".to_owned()]));
+    assert_eq!(names(&again), ["one", "two", "cloud"], "{scan:?}");
+    put(&directory, &mut again, "a.yaml", &gateway("one"));
+    assert_eq!(again.scan(&Heard::default()).known, Known::All);
+
+    // Whose it is cannot be told, and one alone is told with its line.
+    let nameless = two.replace("name: two", "name: [two]");
+    for bad in [file(&[gateway("three"), nameless]), two] {
+        let scan = put(&directory, &mut manifests, "a.yaml", &bad);
+        assert!(!scan.changed && scan.problems[0].what.contains("line "), "{:?}", scan.problems);
+        assert_eq!(names(&manifests), ["one", "two", "cloud"]);
+    }
+}
