@@ -346,7 +346,7 @@ impl Reconciler {
             Err(error) => debug!(%error, "the counters of dropped packets could not be read"),
         }
         summary::fill(&mut self.report, &self.decision, self.node.observed(), view);
-        let silent = self.silence.look(&self.report.tunnels, Instant::now());
+        let silent = self.silence.look(&self.report.tunnels, view, Instant::now());
         self.report.problems.extend(silent);
         self.log_problems();
         self.reports.send_replace(Arc::new(self.report.clone()));

@@ -1,9 +1,11 @@
 //! Tunnels into which packets go and out of which nothing ever comes.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use corax_core::problem::Problem;
+use corax_core::view::View;
 
 use super::report::TunnelReport;
 
@@ -36,13 +38,18 @@ struct Seen {
 pub(super) struct Silence(BTreeMap<String, Seen>);
 
 impl Silence {
-    /// Takes in how tunnels are now, and tells of those that stay silent.
-    pub(super) fn look(&mut self, tunnels: &[TunnelReport], now: Instant) -> Vec<Problem> {
+    /// Takes in how tunnels are now, and tells of those that stay silent. `view` knows which addresses are nodes' own.
+    pub(super) fn look(
+        &mut self,
+        tunnels: &[TunnelReport],
+        view: Option<&View>,
+        now: Instant,
+    ) -> Vec<Problem> {
         self.0.retain(|key, _| tunnels.iter().any(|tunnel| tunnel.key == *key));
-        tunnels.iter().filter_map(|tunnel| self.look_at(tunnel, now)).collect()
+        tunnels.iter().filter_map(|tunnel| self.look_at(tunnel, view, now)).collect()
     }
 
-    fn look_at(&mut self, tunnel: &TunnelReport, now: Instant) -> Option<Problem> {
+    fn look_at(&mut self, tunnel: &TunnelReport, view: Option<&View>, now: Instant) -> Option<Problem> {
         let TunnelReport { sent, received, handshake_age, .. } = *tunnel;
         let first = Seen { sent, received, handshake_age, since: None };
         let seen = self.0.entry(tunnel.key.clone()).or_insert(first);
@@ -61,7 +68,13 @@ impl Silence {
         }
         (seen.sent, seen.received, seen.handshake_age) = (sent, received, handshake_age);
         seen.since.filter(|since| now.duration_since(*since) >= PATIENCE)?;
-        let endpoint = tunnel.endpoint.as_deref().unwrap_or("it, which has to speak first");
+        let endpoint = match tunnel.endpoint.as_deref() {
+            None => "it, which has to speak first,".to_owned(),
+            Some(endpoint) if is_private(tunnel, view) => format!(
+                "{endpoint}, its privateIP (where that is not its address from here: give its endpoint publicIP, or underNAT),"
+            ),
+            Some(endpoint) => endpoint.to_owned(),
+        };
         Some(Problem::new(
             format!("tunnel to {} of Gateway {}", tunnel.node, tunnel.domain),
             // The same words as long as it lasts: the log tells of each once.
@@ -74,6 +87,13 @@ impl Silence {
     }
 }
 
+/// Whether a tunnel's endpoint is where its node is said to be in its own domain.
+fn is_private(tunnel: &TunnelReport, view: Option<&View>) -> bool {
+    let member = view.and_then(|view| view.domains.get(&tunnel.domain)?.member(&tunnel.node));
+    let endpoint = tunnel.endpoint.as_ref().and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
+    member.zip(endpoint).is_some_and(|(member, endpoint)| member.underlay == endpoint.ip())
+}
+
 /// Whether so many bytes can be handshakes alone, or nothing at all.
 fn is_handshakes(bytes: u64) -> bool {
     let [initiation, response] = HANDSHAKE;
@@ -82,6 +102,10 @@ fn is_handshakes(bytes: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use corax_core::api::Gateway;
+    use corax_core::sample::domain;
+    use corax_core::view::Settings;
+
     use super::*;
 
     fn tunnel(sent: u64, handshake_age: Option<u64>) -> TunnelReport {
@@ -102,7 +126,7 @@ mod tests {
         let (mut silence, begun) = (Silence::default(), Instant::now());
         move |sent, received, age, after| {
             let tunnel = TunnelReport { received, ..tunnel(sent, Some(age)) };
-            silence.look(&[tunnel], begun + Duration::from_secs(after)).len()
+            silence.look(&[tunnel], None, begun + Duration::from_secs(after)).len()
         }
     }
 
@@ -115,8 +139,9 @@ mod tests {
     #[test]
     fn only_a_tunnel_that_is_used_in_vain_is_told() {
         let (mut silence, begun) = (Silence::default(), Instant::now());
-        let mut told =
-            |sent, age, after| silence.look(&[tunnel(sent, age)], begun + Duration::from_secs(after)).len();
+        let mut told = |sent, age, after| {
+            silence.look(&[tunnel(sent, age)], None, begun + Duration::from_secs(after)).len()
+        };
         assert_eq!((told(0, None, 0), told(0, None, 60)), (0, 0), "nobody uses it");
         assert_eq!((told(148, None, 61), told(148, None, 70), told(296, None, 82)), (0, 0, 1));
         assert_eq!((told(400, Some(1), 83), told(900, Some(170), 140)), (0, 0), "it speaks");
@@ -128,8 +153,27 @@ mod tests {
         let (mut silence, begun) = (Silence::default(), Instant::now());
         for (look, bytes) in (0..10).map(|look| (look, 240 * look)) {
             let tunnel = TunnelReport { received: bytes, ..tunnel(bytes, Some(5 * look)) };
-            assert_eq!(silence.look(&[tunnel], begun + Duration::from_secs(5 * look)), []);
+            assert_eq!(silence.look(&[tunnel], None, begun + Duration::from_secs(5 * look)), []);
         }
+    }
+
+    #[test]
+    fn an_endpoint_that_is_the_nodes_own_address_is_told_as_such() {
+        let site: Gateway = domain("site").node("s1", "192.168.1.1", &["10.20.1.0/24"]).into();
+        let view = View::build(&[site], &Settings::default(), None);
+        let remedy = |endpoint: Option<&str>| {
+            let (mut silence, begun) = (Silence::default(), Instant::now());
+            let mut told = |sent, after| {
+                let tunnel = TunnelReport { endpoint: endpoint.map(str::to_owned), ..tunnel(sent, None) };
+                silence.look(&[tunnel], Some(&view), begun + Duration::from_secs(after))
+            };
+            (told(0, 0), told(148, 1), told(296, 30)).2.remove(0).remedy
+        };
+        let own = "UDP to 192.168.1.1:4500, its privateIP (where that is not its address from here: give its endpoint publicIP, or \
+                   underNAT), gets through";
+        assert!(remedy(Some("192.168.1.1:4500")).contains(own));
+        assert!(remedy(Some("203.0.113.1:4500")).contains("UDP to 203.0.113.1:4500 gets through"));
+        assert!(remedy(None).contains("UDP to it, which has to speak first, gets through"));
     }
 
     #[test]
