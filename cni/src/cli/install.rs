@@ -227,7 +227,9 @@ impl Installation {
 
     /// Configurations in the order in which runtimes read them.
     fn files(&self) -> anyhow::Result<Vec<(PathBuf, String)>> {
-        let entries = fs::read_dir(&self.conf_dir).with_context(|| self.conf_dir.display().to_string())?;
+        let entries = fs::read_dir(&self.conf_dir).with_context(|| {
+            format!("{}: give the runtime's configurations by --conf-dir", self.conf_dir.display())
+        })?;
         let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
         let kinds = ["conf", "conflist", "json"];
         paths.retain(|path| path.extension().and_then(|e| e.to_str()).is_some_and(|e| kinds.contains(&e)));
