@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::agent::{SOON, await_ready, lose_tunnel, metric, status};
 use crate::await_::eventually;
 use crate::halfway::kill_halfway;
-use crate::lab::{Lab, Plan};
+use crate::lab::{Lab, Node, Plan};
 use crate::objects::{Monitor, difference, ours};
 use crate::space::Space;
 use crate::traffic::{Flow, PORT, none_lost_anything, serve_one_transfer};
@@ -283,19 +283,52 @@ fn a_flow_that_began_before_its_way_was_known_comes_through_from_the_same_port()
     }
 }
 
+/// A flow of a member's pod by UDP, from one port.
+struct OneFlow<'a> {
+    socket: UdpSocket,
+    node: &'a Node,
+}
+
+impl<'a> OneFlow<'a> {
+    fn start(node: &'a Node, to: IpAddr) -> Self {
+        let socket = node.pod.enter(|| UdpSocket::bind("0.0.0.0:7774").expect("the port is free"));
+        socket.connect((to, PORT)).expect("there is a route");
+        Self { socket, node }
+    }
+
+    /// Sends a packet: which source its answers go to.
+    fn source(&self) -> Result<String, String> {
+        self.socket.send(b"anybody there?").map_err(|error| error.to_string())?;
+        let tracked = self.node.space.run("conntrack -L -p udp --orig-port-src 7774");
+        // Of the answers it is the destination.
+        let answers = tracked.rsplit_once("dst=").map(|(_, rest)| rest).unwrap_or_default();
+        answers.split_whitespace().next().map(str::to_owned).ok_or(tracked)
+    }
+}
+
+#[test]
+fn a_flow_that_began_while_our_table_was_gone_has_its_pods_source_again() {
+    let lab = three_domains();
+    lab.await_tunnels();
+    let node = lab.node("site-2");
+    lab.signal_agent("site-2", Signal::SIGSTOP);
+    node.space.run("nft delete table inet corax");
+    let flow = OneFlow::start(node, lab.node("cloud-1").pod4());
+    // The CNI's MASQUERADE takes the address of the device by which it leaves.
+    assert_eq!(flow.source().expect("it is tracked"), "10.101.2.0");
+    lab.signal_agent("site-2", Signal::SIGCONT);
+    eventually("the pod's source", SOON, || {
+        let source = flow.source()?;
+        if source == node.pod4().to_string() { Ok(()) } else { Err(source) }
+    });
+}
+
 #[test]
 fn a_flow_whose_way_has_ended_has_the_source_of_the_outside() {
     let lab = three_domains();
     let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));
-    let socket = from.pod.enter(|| UdpSocket::bind("0.0.0.0:7774").expect("the port is free"));
-    socket.connect((to.pod4(), PORT)).expect("there is a route");
-    let source = || {
-        socket.send(b"anybody there?").map_err(|error| error.to_string())?;
-        let tracked = from.space.run("conntrack -L -p udp --orig-port-src 7774");
-        // Of the answers it is the destination.
-        let answers = tracked.rsplit_once("dst=").map(|(_, rest)| rest).unwrap_or_default();
-        answers.split_whitespace().next().map(str::to_owned).ok_or(tracked)
-    };
+    let flow = OneFlow::start(from, to.pod4());
+    let source = || flow.source();
     assert_eq!(source().expect("it is tracked"), from.pod4().to_string());
     std::fs::remove_file(lab.source().join("cloud.json")).expect("it was there");
     let outside = from.address.to_string();

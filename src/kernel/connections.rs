@@ -41,7 +41,8 @@ struct Work {
 
 /// What is steered otherwise from now on.
 pub(super) struct Steered {
-    /// By Corax: connections there whose near end is none of `own` had another way.
+    /// By Corax: connections there whose near end is none of `own` had another way, and those of `own` who have another's
+    /// address there began while nothing kept it from them.
     pub(super) begun: Vec<Prefix>,
     /// No more, unless they are in `remote`: connections there whose near end is one of `own` had its own.
     pub(super) ended: Vec<Prefix>,
@@ -52,11 +53,14 @@ pub(super) struct Steered {
 }
 
 impl Steered {
-    /// Whether a connection between two ends, after all NAT, is of a way that it has no more.
-    fn is_past(&self, far: IpAddr, near: IpAddr) -> bool {
-        let own = is_within(&self.own, near);
+    /// Whether a connection between two ends, after all NAT, is of a way that it has no more. `from` began it, before any NAT.
+    fn is_past(&self, from: IpAddr, far: IpAddr, near: IpAddr) -> bool {
+        let begun = || is_within(&self.begun, far);
         let ended = || is_within(&self.ended, far) && !is_within(&self.remote, far);
-        if own { ended() } else { is_within(&self.begun, far) }
+        match is_within(&self.own, near) {
+            true => ended() || (from != near && is_within(&self.own, from) && begun()),
+            false => begun(),
+        }
     }
 }
 
@@ -148,9 +152,9 @@ fn forget(socket: &mut Socket, steered: &Steered) -> Result<Forgotten, Failure> 
     let each = |into: &mut Vec<Found>, message: &Message<'_>| {
         let mut fields = message.fields();
         let Some([family, ..]) = fields.array::<4>() else { return };
-        let reply = fields.attributes().find(|attribute| attribute.kind == CTA_TUPLE_REPLY);
-        let Some((far, near)) = reply.and_then(ends) else { return };
-        if !steered.is_past(far, near) {
+        let ends = |kind| fields.attributes().find(|attribute| attribute.kind == kind).and_then(ends);
+        let Some(((from, _), (far, near))) = ends(CTA_TUPLE_ORIG).zip(ends(CTA_TUPLE_REPLY)) else { return };
+        if !steered.is_past(from, far, near) {
             return;
         }
         let names = |attribute: &Attribute<'_>| [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&attribute.kind);
@@ -216,6 +220,10 @@ mod tests {
             remote: prefixes(&["10.1.0.0/16", "10.3.0.0/16"]),
             own: prefixes(&["10.9.0.0/16"]),
         };
+        let is_past = |ends: [&str; 3]| {
+            let [from, far, near] = ends.map(|text| text.parse().unwrap());
+            steered.is_past(from, far, near)
+        };
         for (far, near, past) in [
             ("10.1.0.1", "192.168.1.1", true),
             ("10.1.0.1", "10.9.0.1", false),
@@ -225,8 +233,12 @@ mod tests {
             ("10.3.0.1", "10.9.0.1", false),
             ("10.4.0.1", "10.9.0.1", false),
         ] {
-            assert_eq!(steered.is_past(far.parse().unwrap(), near.parse().unwrap()), past, "{far}, {near}");
+            assert_eq!(is_past([near, far, near]), past, "{far}, {near}");
         }
+        // A pod has the node's address there; who has another is a process of the node.
+        assert!(is_past(["10.9.0.1", "10.1.0.1", "10.9.0.0"]));
+        assert!(!is_past(["192.168.1.1", "10.1.0.1", "10.9.0.0"]));
+        assert!(!is_past(["10.9.0.1", "10.4.0.1", "10.9.0.0"]));
     }
 
     #[test]
