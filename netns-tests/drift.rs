@@ -27,13 +27,22 @@ empty() {
 }
 "#;
 
-const ANYWHERE: [Damage<'_>; 29] = [
+const ANYWHERE: [Damage<'_>; 30] = [
     (
         "ip rule flush",
         "ip rule flush; ip rule add lookup main prio 32766; ip rule add lookup default prio 32767",
     ),
     ("ip -6 rule flush", "ip -6 rule flush; ip -6 rule add lookup main prio 32766"),
     ("one rule deleted", "ip rule del prio 101"),
+    (
+        "rules to own pods as they were before they left out default routes",
+        "for f in -4 -6; do
+             ip $f rule show prio 102 | while read -r _ _ _ _ to _ device rest; do
+                 ip $f rule add prio 102 iif $device to $to lookup main protocol 90
+                 ip $f rule del prio 102 iif $device to $to
+             done
+         done",
+    ),
     ("nft flush ruleset", "nft flush ruleset"),
     ("one nft chain flushed", "nft flush chain inet corax lock"),
     ("a foreign rule in our nft table", "nft add rule inet corax lock counter drop"),

@@ -419,6 +419,31 @@ fn what_came_by_our_devices_goes_to_own_pods_or_nowhere_by_either_lock() {
     }
 }
 
+#[test]
+fn what_is_for_a_pod_that_is_not_there_leaves_by_no_default_route() {
+    let lab = two_domains();
+    lab.await_tunnels();
+    let cloud = ["cloud-1", "cloud-2"].map(|name| lab.node(name));
+    // As before the first pod after a boot.
+    for node in cloud {
+        node.space.run("ip link set cni0 down");
+    }
+    for node in cloud {
+        for to in [node.pod4(), node.pod6()] {
+            let filter = format!("dst host {to} and udp");
+            let device = if node.name == "cloud-1" { "raven-wg0" } else { "raven0" };
+            let arrived = Capture::start(&node.space, device, "in", &filter, lab.scratch());
+            let left = Capture::start(&node.space, "eth0", "out", &filter, lab.scratch());
+            send(&lab.node("site-1").pod, to, 3);
+            eventually("all arrive", SOON, || {
+                let arrived = arrived.seen("");
+                if arrived.len() == 3 { Ok(()) } else { Err(format!("{arrived:#?}")) }
+            });
+            assert_eq!(left.end(""), <[String; 0]>::default(), "{}, {to}", node.name);
+        }
+    }
+}
+
 /// The agent's metrics and status say of a drop counter what nft says, packets and bytes.
 #[track_caller]
 fn told_as_nft_counts(space: &Space, reason: &str, at_least: u64) {

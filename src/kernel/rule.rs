@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use corax_core::object::{Action, Device, PROTOCOL, Rule, Table};
+use corax_core::object::{Action, DEFAULT_LENGTH, Device, PROTOCOL, Rule, Table};
 use corax_core::prefix::{Family, Prefix};
 use corax_core::raven::{Leftover, MARK_RULE, TUNNEL_RULE};
 
@@ -64,7 +64,7 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
     let mut text = String::from("from ");
     let mut fits = source_length == 0 && tos == 0 && flags & FIB_RULE_INVERT == 0;
     let mut selectors = String::new();
-    let mut source = None;
+    let (mut source, mut suppressed) = (None, None);
     for attribute in fields.attributes() {
         match attribute.kind {
             FRA_TABLE => table = attribute.u32()?,
@@ -79,14 +79,18 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
                 fits = false;
                 let _ = write!(selectors, " oif {}", attribute.text().unwrap_or_default());
             }
-            FRA_SUPPRESS_PREFIXLEN => fits &= attribute.u32() == Some(u32::MAX),
+            FRA_SUPPRESS_PREFIXLEN => suppressed = attribute.u32().filter(|length| *length != u32::MAX),
             _ => fits = false,
         }
     }
     let mark = mark.filter(|mark| *mark != 0);
     fits &= mask == mark.map(|_| u32::MAX);
     let what = match action {
-        FR_ACT_TO_TBL if table == RT_TABLE_MAIN => Some(Action::Main),
+        FR_ACT_TO_TBL if table == RT_TABLE_MAIN => match suppressed {
+            None => Some(Action::Main),
+            Some(length) => (length == u32::from(DEFAULT_LENGTH)).then_some(Action::MainWithoutDefault),
+        },
+        _ if suppressed.is_some() => None,
         FR_ACT_TO_TBL => Table::from_number(table).map(Action::Lookup),
         FR_ACT_UNREACHABLE => Some(Action::Unreachable),
         _ => None,
@@ -132,6 +136,9 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
         FR_ACT_PROHIBIT => text.write_str(" prohibit"),
         other => write!(text, " action {other}"),
     };
+    if let Some(length) = suppressed {
+        let _ = write!(text, " suppress_prefixlength {length}");
+    }
     Some(Found::Foreign { family, priority, ours: protocol == PROTOCOL, text: text.into(), taken_for })
 }
 
@@ -139,7 +146,7 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
 pub(super) fn header(rule: &Rule) -> [u8; 12] {
     let length = rule.destination.map_or(0, |prefix| prefix.length());
     let action = match rule.action {
-        Action::Lookup(_) | Action::Main => FR_ACT_TO_TBL,
+        Action::Lookup(_) | Action::Main | Action::MainWithoutDefault => FR_ACT_TO_TBL,
         Action::Unreachable => FR_ACT_UNREACHABLE,
     };
     [family_number(rule.family), length, 0, 0, 0, 0, 0, action, 0, 0, 0, 0]
@@ -170,6 +177,10 @@ pub(super) fn put_of(writer: &mut Writer, rule: &Rule, protocol: u8) {
     match rule.action {
         Action::Lookup(table) => writer.u32(FRA_TABLE, table.number()),
         Action::Main => writer.u32(FRA_TABLE, RT_TABLE_MAIN),
+        Action::MainWithoutDefault => {
+            writer.u32(FRA_TABLE, RT_TABLE_MAIN);
+            writer.u32(FRA_SUPPRESS_PREFIXLEN, DEFAULT_LENGTH.into());
+        }
         Action::Unreachable => {}
     }
 }

@@ -8,8 +8,8 @@ use crate::key::{PresharedKey, PublicKey};
 use crate::mac::Mac;
 use crate::nft::Ruleset;
 use crate::object::{
-    ALIAS, Action, Address, Device, Link, LinkKind, NexthopId, PROTOCOL, Route, RouteKey, Rule, Scope, Set,
-    Sysctl, TWIN_METRIC, Table, Tunnel, Via, path_metric,
+    ALIAS, Action, Address, DEFAULT_LENGTH, Device, Link, LinkKind, NexthopId, PROTOCOL, Route, RouteKey,
+    Rule, Scope, Set, Sysctl, TWIN_METRIC, Table, Tunnel, Via, path_metric,
 };
 use crate::observed::Backend;
 use crate::prefix::{Family, Prefix};
@@ -315,6 +315,7 @@ pub(crate) fn put_rule(out: &mut fmt::Formatter<'_>, verb: &str, rule: &Rule, pr
     match rule.action {
         Action::Lookup(table) => write!(out, " lookup {}", table.number())?,
         Action::Main => out.write_str(" lookup main")?,
+        Action::MainWithoutDefault => write!(out, " lookup main suppress_prefixlength {DEFAULT_LENGTH}")?,
         Action::Unreachable => out.write_str(" unreachable")?,
     }
     write!(out, " protocol {protocol}")

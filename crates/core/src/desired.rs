@@ -372,10 +372,11 @@ impl<'a> Builder<'a> {
                 if device != Device::Overlay && self.nodes() {
                     rules.push(Rule { input, ..rule(100, Action::Lookup(Table::Nodes)) });
                 }
-                for prefix in self.topology.own.iter().chain(&self.topology.extra) {
-                    if prefix.family() == family {
-                        rules.push(Rule { input, destination: Some(*prefix), ..rule(102, Action::Main) });
-                    }
+                // A pod that is not there, or not yet, is nowhere; what an extra CIDR names may be beyond a router.
+                let own = self.topology.own.iter().map(|prefix| (prefix, Action::MainWithoutDefault));
+                let extra = self.topology.extra.iter().map(|prefix| (prefix, Action::Main));
+                for (prefix, action) in own.chain(extra).filter(|(prefix, _)| prefix.family() == family) {
+                    rules.push(Rule { input, destination: Some(*prefix), ..rule(102, action) });
                 }
                 rules.push(Rule { input, ..rule(103, Action::Unreachable) });
             }

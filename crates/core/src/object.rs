@@ -280,6 +280,10 @@ pub struct Route {
     pub source: Option<IpAddr>,
 }
 
+/// Bits of the longest prefix that is taken for a default route or a piece of one: `0.0.0.0/0`, the halves that a VPN sets before it,
+/// `2000::/3`. No pods are behind it.
+pub const DEFAULT_LENGTH: u8 = 3;
+
 /// What a policy rule does with the packets that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Action {
@@ -287,6 +291,8 @@ pub enum Action {
     Lookup(Table),
     /// Looks them up in the main table.
     Main,
+    /// The same, but its default routes, and the pieces of one, are no answer ([`DEFAULT_LENGTH`]).
+    MainWithoutDefault,
     /// Refuses them.
     Unreachable,
 }

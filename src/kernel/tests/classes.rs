@@ -21,7 +21,7 @@ fn every_class_is_applied_and_seen_by_its_echo() {
         assert_eq!(observed.links.get(&Device::Overlay), Some(&overlay(mac(1))));
         assert_eq!(observed.nft, NftTable::Intact(ruleset().fingerprint()));
         assert_eq!((observed.fdb.len(), observed.neighbours.len(), observed.nexthops.len()), (2, 4, 4));
-        assert_eq!((observed.routes.len(), observed.rules.len(), observed.elements.len()), (8, 8, 6));
+        assert_eq!((observed.routes.len(), observed.rules.len(), observed.elements.len()), (8, 10, 6));
         assert_eq!(observed.addresses.len(), 4);
         assert!(!kernel.drain().ours);
     });
@@ -123,6 +123,8 @@ fn iproute2_shows_forwarding_entries_neighbours_nexthops_routes_and_rules() {
             "101:\tfrom all lookup 9028",
             "102:\tfrom all to 10.20.0.0/16 iif raven0 lookup main",
             "102:\tfrom all to fd00:20::/32 iif raven0 lookup main",
+            "102:\tfrom all to 10.20.0.0/16 iif raven0 lookup main suppress_prefixlength 3",
+            "102:\tfrom all to fd00:20::/32 iif raven0 lookup main suppress_prefixlength 3",
             "103:\tfrom all iif raven0 unreachable",
         ] {
             assert!(

@@ -269,7 +269,9 @@ pub(super) fn every_class() -> Vec<Change> {
         changes.push(Change::PutRule(Rule { priority: 99, mark: Some(FWMARK), ..rule }));
         changes.push(Change::PutRule(Rule { action: Action::Lookup(Table::Remote), ..rule }));
         let input = Some(Device::Overlay);
-        changes.push(Change::PutRule(Rule { priority: 102, input, destination: Some(remote), ..rule }));
+        let own = Rule { priority: 102, input, destination: Some(remote), ..rule };
+        changes.push(Change::PutRule(own));
+        changes.push(Change::PutRule(Rule { action: Action::MainWithoutDefault, ..own }));
         changes.push(Change::PutRule(Rule { priority: 103, input, action: Action::Unreachable, ..rule }));
     }
     let elements = vec![

@@ -30,7 +30,7 @@ fn a_change_prints_the_line_that_does_the_same() {
             input: Some(Device::WireGuard(0)),
             mark: None,
             destination: Some(prefix),
-            action: Action::Main,
+            action: Action::MainWithoutDefault,
         }),
     ];
     let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
@@ -44,7 +44,7 @@ ip nexthop replace id 1073741825 via 240.168.1.4 dev raven0 onlink protocol 90
 ip route replace 10.10.4.0/24 nhid 1073741825 table 9028 src 10.10.1.0 protocol 90
 ip route replace unreachable 10.10.4.0/24 table 9028 metric 4294967295 protocol 90
 ip route del 10.10.4.0/24 table 9028 metric 4294967295
-ip rule add priority 102 iif raven-wg0 to 10.10.4.0/24 lookup main protocol 90"
+ip rule add priority 102 iif raven-wg0 to 10.10.4.0/24 lookup main suppress_prefixlength 3 protocol 90"
     );
 }
 

@@ -105,7 +105,7 @@ fn way(kernel: &FakeKernel, packet: Packet) -> Way {
     };
     for rule in rules.iter().filter(asked) {
         let table = match rule.action {
-            Action::Main => return Way::Main,
+            Action::Main | Action::MainWithoutDefault => return Way::Main,
             Action::Unreachable => return Way::Unreachable,
             Action::Lookup(table) => table,
         };
