@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,8 +43,7 @@ impl Server {
         let fail = |source| Error::Listen { path: path.clone(), source };
         DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(fail)?;
         // One process at a time decides whether the file is stale.
-        let lock = File::open(directory).map_err(fail)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| fail(error.into()))?;
+        let turn = Turn::take(directory.join(format!(".{name}.lock"))).map_err(fail)?;
         match UnixStream::connect(&path) {
             Ok(_) => return Err(Error::InUse(path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -61,7 +60,7 @@ impl Server {
         fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600)).map_err(fail)?;
         let inode = fs::metadata(&hidden).map_err(fail)?.ino();
         fs::rename(&hidden, &path).map_err(fail)?;
-        drop(lock);
+        drop(turn);
         Ok(Self { listener, path, inode })
     }
 
@@ -97,6 +96,33 @@ impl Server {
             }
         };
         thread::Builder::new().name("client".into()).spawn(work).map(drop)
+    }
+}
+
+/// A turn at making the socket's file. Whoever may read a file may lock it, so it is a file that nobody else may read; it goes
+/// with the turn.
+struct Turn {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Turn {
+    fn take(path: PathBuf) -> io::Result<Self> {
+        loop {
+            let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+            let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+            // Who had the turn before took the file along, and another may have made one since.
+            let inode = lock.metadata()?.ino();
+            if fs::metadata(&path).is_ok_and(|file| file.ino() == inode) {
+                return Ok(Self { path, _lock: lock });
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
     }
 }
 

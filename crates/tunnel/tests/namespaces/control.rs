@@ -1,8 +1,11 @@
 //! The command line, the control socket, and how a tunnel begins and ends.
 
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
+
+use nix::fcntl::{Flock, FlockArg};
 
 use super::world::{CORAX, Keys, Tunnel, WIREGUARD_GO, World, ask, eventually, feed, join, socket, text};
 
@@ -11,7 +14,7 @@ fn it_ends_when_its_socket_is_removed() {
     let world = World::new();
     let a = world.host("a");
     let mut tunnel = Tunnel::start(&a, CORAX, "wga", 5001);
-    std::fs::remove_file(socket("wga")).unwrap();
+    fs::remove_file(socket("wga")).unwrap();
     assert!(tunnel.process.0.wait().unwrap().success());
     assert!(!a.try_run("ip link show wga").status.success(), "the device goes with it");
 }
@@ -43,7 +46,7 @@ fn a_dead_ones_socket_is_replaced_and_a_live_ones_is_not() {
     drop(UnixListener::bind(socket("wga")).unwrap());
     assert!(socket("wga").exists(), "left behind");
     let tunnel = Tunnel::start(&a, CORAX, "wga", 5001);
-    let mode = std::fs::metadata(socket("wga")).unwrap().permissions().mode();
+    let mode = fs::metadata(socket("wga")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // The same name in another network namespace, where the device could be made.
     for host in [&a, &b] {
@@ -57,6 +60,19 @@ fn a_dead_ones_socket_is_replaced_and_a_live_ones_is_not() {
     }
     assert!(ask("wga", "get=1\n\n").contains("errno=0"), "the first goes on");
     assert_eq!(tunnel.metric("mtu"), 1420);
+}
+
+#[test]
+fn what_anybody_may_lock_keeps_it_from_nothing() {
+    let world = World::new();
+    let a = world.host("a");
+    let directory = File::open(socket("wga").parent().unwrap()).unwrap();
+    let _locked = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
+    let _tunnel = Tunnel::start(&a, CORAX, "wga", 5001);
+    for entry in fs::read_dir(socket("wga").parent().unwrap()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o77, 0, "{:?}", entry.path());
+    }
 }
 
 #[test]
@@ -100,7 +116,7 @@ fn it_logs_where_a_level_is_asked_for_and_to_a_file_without_colours() {
         );
         let mut command = a.command("unshare --pid --fork --kill-child --mount-proc sh -e -c");
         assert!(command.arg(&script).status().unwrap().success());
-        let lines = std::fs::read_to_string(&log).unwrap();
+        let lines = fs::read_to_string(&log).unwrap();
         assert_eq!(
             lines.contains("INFO corax_tunnel::service: the tunnel is ready device=\"wga\"\n"),
             said,
@@ -125,7 +141,7 @@ fn wg_quick_brings_it_up_and_down() {
             keys.private, peer.keys.public
         ),
     );
-    std::fs::set_permissions(&configuration, std::fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&configuration, fs::Permissions::from_mode(0o600)).unwrap();
     let path = configuration.display();
     let script = format!(
         "sysctl -w net.ipv4.conf.all.src_valid_mark=1 2>/dev/null; export \
