@@ -1,7 +1,7 @@
 //! The admin address, to which anybody on the node may connect.
 
 use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 
 use crate::agent::{CORAX, SOON, ask, await_ready};
@@ -49,6 +49,22 @@ fn connections_that_say_nothing_stop_no_repair_and_no_probe() {
             open => Err(format!("{open} are open")),
         }
     });
+}
+
+#[test]
+fn who_has_the_admin_address_keeps_the_agent_from_nothing_else() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 2)]);
+    lab.declare();
+    lab.write();
+    let squatter =
+        lab.node("cloud-1").space.enter(|| TcpListener::bind("127.0.0.1:10265").expect("it is free"));
+    lab.start_agent("cloud-1", &[]);
+    let space = &lab.node("cloud-1").space;
+    eventually("the node is programmed", SOON, || space.try_run("nft list table inet corax").map(drop));
+    let log = std::fs::read_to_string(lab.log("cloud-1")).expect("it speaks");
+    assert!(log.contains("admin address 127.0.0.1:10265") && log.contains("name another --admin"), "{log}");
+    drop(squatter);
+    await_ready(space);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
+use corax_core::problem::Problem;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use tracing::{debug, info};
 
 use crate::admin::Admin;
 use crate::clock::{self, Clock};
-use crate::config::{AdminArgs, NodeArgs};
+use crate::config::{AdminAddress, AdminArgs, NodeArgs};
 use crate::metrics::Metrics;
 use crate::source::Source;
 use crate::source::snapshot::Snapshot;
@@ -37,6 +38,9 @@ use inbox::Inbox;
 use node::Node;
 use reconciler::Reconciler;
 use report::Report;
+
+/// How often an admin address that cannot be had is asked for again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Options of `corax agent`.
 #[derive(Args, Debug)]
@@ -95,8 +99,7 @@ pub(crate) fn epoch() -> u64 {
 /// Keeps the node's kernel as the Gateways ask, until a signal ends it. What is in the kernel then stays.
 ///
 /// # Errors
-/// Where it cannot start: no capability, no netlink, the admin address taken, the state directory in a container's
-/// own layer.
+/// Where it cannot start: no capability, no netlink, the state directory in a container's own layer.
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let AgentArgs { node: args, admin } = args;
     memory::share();
@@ -127,13 +130,6 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
     let heartbeat = Heartbeat::default();
     heartbeat.beat();
     let metrics = Arc::new(Metrics::new(watched.clone()));
-    // The address is taken before anything is changed.
-    let listener = admin.admin.listen().with_context(|| {
-        format!(
-            "cannot answer on {}: name another --admin, an address of this node and a port that is free",
-            admin.admin
-        )
-    })?;
     let node = Node::open(args.clone(), Some(loaded.key.clone()))?;
     let files = Files::new(claimed, &args.state.state_dir, loaded);
     let source = Source::open(
@@ -160,11 +156,33 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
         .name("reconciler".to_owned())
         .spawn(move || reconciler.run())
         .context("cannot start the thread that reconciles")?;
-    let admin = Admin { reports: watched, metrics, inbox: Arc::clone(&inbox), heartbeat };
+    let answers = Admin { reports: watched, metrics, inbox: Arc::clone(&inbox), heartbeat };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(listener, admin))?;
+    runtime.block_on(serve(admin.admin, answers))?;
     inbox.stop();
     turning.join().map_err(|_| anyhow::anyhow!("the reconciling thread panicked"))
+}
+
+/// Listens at `address` as soon as it can be had. Whoever has it, be it anybody on the node, keeps nothing from being
+/// forwarded.
+async fn listen(address: AdminAddress) -> std::net::TcpListener {
+    let mut told = None;
+    loop {
+        match address.listen() {
+            Ok(listener) => return listener,
+            Err(error) => {
+                let what = format!("cannot be listened on: {error}; it is tried again, and all else goes on");
+                let remedy = "end what listens there (Raven's agent, where it still runs), or name another --admin, an address of this \
+                              node and a port that is free";
+                let problem = Problem::new(format!("admin address {address}"), what, remedy);
+                if told.as_ref() != Some(&problem) {
+                    problem::warn(&problem);
+                }
+                told = Some(problem);
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 /// Lets the process hold as many files open as its supervisor allows at most, and not only by default.
@@ -173,11 +191,13 @@ fn more_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
-async fn serve(listener: std::net::TcpListener, admin: Admin) -> anyhow::Result<()> {
+/// Answers at `address` until a signal comes.
+async fn serve(address: AdminAddress, admin: Admin) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let answer = async { admin.serve(listen(address).await).await };
     tokio::select! {
-        served = admin.serve(listener) => served,
+        served = answer => served,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
