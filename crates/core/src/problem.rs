@@ -16,14 +16,40 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem of an object.
+    /// A problem of an object. Each text is one line, and what a terminal would obey is written out: parts of them are others'.
     pub fn new(object: impl Into<String>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { object: object.into(), what: what.into(), remedy: remedy.into() }
+        Self { object: plain(object.into()), what: plain(what.into()), remedy: plain(remedy.into()) }
     }
+}
+
+/// A text with its control characters as Rust writes them.
+fn plain(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => plain.extend(character.escape_default()),
+            false => plain.push(character),
+        }
+    }
+    plain
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: {} ({})", self.object, self.what, self.remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_one_line_and_tells_a_terminal_nothing() {
+        let problem = Problem::new("Gateway \u{1b}[31m", "kind\nip link del eth0\u{9b}", "\tremove «it»");
+        assert_eq!(problem.to_string(), r"Gateway \u{1b}[31m: kind\nip link del eth0\u{9b} (\tremove «it»)");
     }
 }
