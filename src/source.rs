@@ -1,6 +1,6 @@
 //! Where Gateways come from: a directory of manifests, and the snapshot of the last good ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -132,7 +132,7 @@ impl Source {
             problems.extend(saved.err().as_ref().map(snapshot_problem));
         }
         problems.extend(self.lost.iter().chain(&heard.deaf).chain(&self.unkept).cloned());
-        problems.iter().filter(|problem| !self.current.problems.contains(problem)).for_each(problem::warn);
+        warn_of_new(&problems, &self.current.problems);
         let Sourced { revision, .. } = self.current;
         let once = once(view.as_deref(), &self.node, self.ran_as.as_ref());
         let next = Sourced { revision, view, problems, known: scan.known, once };
@@ -194,9 +194,13 @@ fn build(files: &Files, settings: &Settings, previous: Option<&View>) -> Option<
     }
     let files = files.iter().map(|(file, gateways)| (file.as_str(), gateways.as_slice()));
     let view = View::of_files(files, settings, previous);
-    let is_new = |problem: &&Problem| previous.is_none_or(|view| !view.problems.contains(problem));
-    view.problems.iter().filter(is_new).for_each(problem::warn);
+    warn_of_new(&view.problems, previous.map(|view| view.problems.as_slice()).unwrap_or_default());
     Some(Arc::new(view))
+}
+
+fn warn_of_new(problems: &[Problem], before: &[Problem]) {
+    let before: BTreeSet<&Problem> = before.iter().collect();
+    problems.iter().filter(|problem| !before.contains(problem)).for_each(problem::warn);
 }
 
 fn lost_problem(error: &snapshot::Error) -> Problem {

@@ -27,6 +27,12 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Largest manifest that is read, in bytes: far above the API server's own limit for an object.
 const LARGEST: u64 = 64 << 20;
 
+/// Problems of one file that are told, at most.
+const TOLD: usize = 32;
+
+/// Times that the aliases of one YAML document repeat a part of it, at most, in events of its parser.
+const REPEATED: usize = 10_000;
+
 /// The directory and what was last good of it.
 pub(crate) struct Manifests {
     directory: PathBuf,
@@ -246,12 +252,12 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         return Err("is empty".to_owned().into());
     }
     let is_json = path.extension().is_some_and(|extension| extension == "json");
-    let documents: Result<Vec<Document>, String> = parse(&text, is_json);
+    let documents: Result<Vec<Document>, String> = parse(&text, is_json, REPEATED);
     let is_bare = documents.as_ref().is_ok_and(Vec::is_empty);
     let pieces = match documents {
         Ok(documents) => documents.into_iter().flat_map(Document::pieces).collect(),
         // Who has but one Gateway in a file is told the line.
-        Err(error) => (parse(&text, is_json).ok().and_then(pieces))
+        Err(error) => (parse(&text, is_json, 0).ok().and_then(pieces))
             .filter(|pieces| !pieces.iter().all(Piece::is_bad))
             .ok_or(error)?,
     };
@@ -282,6 +288,12 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         }
         loaded.gateways.push(gateway);
     }
+    let more = loaded.problems.len().saturating_sub(TOLD);
+    if more > 0 {
+        loaded.problems.truncate(TOLD);
+        let what = format!("has {more} more problems");
+        loaded.problems.push(Problem::new(object, what, "correct those that are told"));
+    }
     if loaded.gateways.is_empty() {
         let (what, remedy) = match loaded.problems.into_iter().next() {
             Some(Problem { what, .. }) => {
@@ -299,13 +311,14 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
     Ok(loaded)
 }
 
-/// Reads the documents of a text; what is wrong is one line.
-fn parse<T: DeserializeOwned>(text: &str, is_json: bool) -> Result<Vec<T>, String> {
+/// Reads the documents of a text, in which aliases repeat so much; what is wrong is one line.
+fn parse<T: DeserializeOwned>(text: &str, is_json: bool, repeated: usize) -> Result<Vec<T>, String> {
     if is_json {
         let documents = serde_json::Deserializer::from_str(text).into_iter();
         return documents.collect::<Result<_, _>>().map_err(|error| error.to_string());
     }
-    let options = serde_saphyr::options! { budget: None };
+    let mut options = serde_saphyr::options! { budget: None };
+    options.alias_limits.max_total_replayed_events = repeated;
     serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
 }
 

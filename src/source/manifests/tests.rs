@@ -2,7 +2,7 @@ use std::fs;
 
 use corax_core::sample::demo;
 
-use super::super::document::TOLD;
+use super::super::document::TOLD as FIELDS;
 use super::*;
 
 fn lab() -> (tempfile::TempDir, Manifests) {
@@ -316,9 +316,9 @@ fn of_many_unknown_fields_some_are_told_by_name_and_the_rest_counted() {
     let many = |count| -> String { (0..count).map(|number| format!("x{number}: 1\n")).collect() };
     let told = |scan: Scan| scan.problems.into_iter().map(|problem| problem.what).collect::<Vec<_>>();
     let eight = "unknown fields x0, x1, x2, x3, x4, x5, x6, x7";
-    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &many(TOLD)));
+    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &many(FIELDS)));
     assert_eq!(told(scan), [format!("{eight}: not read")]);
-    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &many(TOLD + 2)));
+    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &many(FIELDS + 2)));
     assert_eq!(told(scan), [format!("{eight}, 2 more: not read")]);
 }
 
@@ -382,4 +382,28 @@ fn a_gateway_with_a_value_of_another_type_costs_itself_beside_others() {
         assert!(!scan.changed && scan.problems[0].what.contains("line "), "{:?}", scan.problems);
         assert_eq!(names(&manifests), ["one", "two", "cloud"]);
     }
+}
+
+#[test]
+fn of_many_problems_some_are_told_and_aliases_repeat_only_so_much() {
+    let (directory, mut manifests) = lab();
+    let others: String = (0..TOLD + 9).map(|number| format!("---\nkind: K{number}\n")).collect();
+    let scan = put(&directory, &mut manifests, "a.yaml", &(gateway("one") + &others));
+    assert_eq!(scan.problems.len(), TOLD + 1);
+    assert_eq!(scan.problems[TOLD].what, "has 9 more problems");
+    // Half a kilobyte, a million names.
+    let list = |number: u32| {
+        let last = number - 1;
+        format!("  x{number}: &x{number} [{}]\n", vec![format!("*x{last}"); 10].join(", "))
+    };
+    let bomb: String = (1..=6).map(list).collect();
+    // Where another value is wrong too, its Gateways are not read one by one.
+    for (status, what) in [("", "alias"), ("status: 5\n", "expected mapping start")] {
+        let text = format!("{}---\n{}{status}spec:\n  x0: &x0 name\n{bomb}", gateway("one"), gateway("two"));
+        let scan = put(&directory, &mut manifests, "a.yaml", &text);
+        assert!(!scan.changed && scan.problems[0].what.contains(what), "{:?}", scan.problems);
+    }
+    let alias = format!("{}spec: &spec {{}}\nstatus: *spec\n", gateway("two"));
+    put(&directory, &mut manifests, "b.yaml", &alias);
+    assert_eq!(names(&manifests), ["one", "two"]);
 }
