@@ -418,6 +418,7 @@ impl<'a> Builder<'a> {
             devices: self.devices.clone(),
             mss4: less(40),
             mss6: less(60),
+            underlay: self.topology.underlay,
             sources: self.sources.clone(),
         }
     }

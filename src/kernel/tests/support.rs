@@ -225,7 +225,13 @@ pub(super) fn member(number: u32) -> Vec<Change> {
 }
 
 pub(super) fn ruleset() -> Ruleset {
-    Ruleset { devices: vec![Device::Overlay], mss4: 1380, mss6: 1360, sources: vec![address("10.10.4.0")] }
+    Ruleset {
+        devices: vec![Device::Overlay],
+        mss4: 1380,
+        mss6: 1360,
+        underlay: Some(address("172.16.0.1")),
+        sources: vec![address("10.10.4.0")],
+    }
 }
 
 pub(super) fn set(role: SetRole, family: Family) -> Set {
