@@ -24,6 +24,26 @@ fn what_is_given_twice_is_told_with_both_files() {
     );
 }
 
+#[test]
+fn a_name_that_another_file_takes_stays_with_the_file_that_had_it() {
+    let site = |address: &str| Gateway::from(domain("site").node("s1", address, &["10.20.1.0/24"]));
+    let mut files = Files::from([("site.yaml".to_owned(), vec![site("192.168.1.1")])]);
+    let before = build(&files, &Settings::default(), None).unwrap();
+    files.insert("a.yaml".to_owned(), vec![site("192.168.66.6")]);
+    let after = build(&files, &Settings::default(), Some(&before)).unwrap();
+    assert_eq!(after.domains, before.domains);
+    let told: Vec<String> = after.problems.iter().map(ToString::to_string).collect();
+    let what = "given twice, in a.yaml and in site.yaml: that of site.yaml is used, as it was before";
+    assert_eq!(told, [format!("Gateway site: {what} (remove one)")]);
+    // As the snapshot keeps it; and once it is gone from its file, the other is it.
+    let kept: View = serde_json::from_str(&serde_json::to_string(&*after).unwrap()).unwrap();
+    assert_eq!(build(&files, &Settings::default(), Some(&kept)).unwrap().domains, before.domains);
+    files.remove("site.yaml");
+    let moved = build(&files, &Settings::default(), Some(&after)).unwrap();
+    assert_ne!(moved.domains, before.domains);
+    assert_eq!(moved.problems, []);
+}
+
 /// What a source on a directory and a state directory reads.
 fn read(directory: &std::path::Path, state: &std::path::Path) -> Sourced {
     let mut source =

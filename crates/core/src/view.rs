@@ -67,6 +67,9 @@ pub struct View {
 /// One isolated network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Domain {
+    /// The file that its Gateway is in; empty where there is none.
+    #[serde(default)]
+    pub file: Box<str>,
     /// Its members.
     pub members: Members,
     /// Its active gateway nodes, the preferred one first.

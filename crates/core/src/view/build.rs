@@ -18,7 +18,7 @@ pub(super) fn build<'a>(
     previous: Option<&View>,
 ) -> View {
     let mut problems = Vec::new();
-    let mut parsed: BTreeMap<DomainName, Parsed<'_>> = BTreeMap::new();
+    let mut given: BTreeMap<DomainName, Vec<(&str, &Gateway)>> = BTreeMap::new();
     for (file, gateway) in gateways {
         let object = format!("Gateway {}", gateway.metadata.name);
         let name: DomainName = match gateway.metadata.name.parse() {
@@ -28,18 +28,15 @@ pub(super) fn build<'a>(
                 continue;
             }
         };
-        if let Some(first) = parsed.get(&name) {
-            let files = match (first.file, file) {
-                ("", _) | (_, "") => String::new(),
-                (first, second) if first == second => format!(" in {first}"),
-                (first, second) => format!(", in {first} and in {second}"),
-            };
-            let what = format!("given twice{files}: the first is used");
-            problems.push(Problem::new(object, what, "remove one"));
-            continue;
-        }
+        given.entry(name).or_default().push((file, gateway));
+    }
+    let mut parsed: BTreeMap<DomainName, Parsed<'_>> = BTreeMap::new();
+    for (name, given) in given {
         let before = previous.and_then(|view| view.domains.get(&name));
-        parsed.insert(name.clone(), parse(name, (file, gateway), settings, before, &mut problems));
+        let (gateway, told) = of_several(&given, before);
+        let object = || format!("Gateway {name}");
+        problems.extend(told.into_iter().map(|what| Problem::new(object(), what, "remove one")));
+        parsed.insert(name.clone(), parse(name.clone(), gateway, settings, before, &mut problems));
     }
     one_domain_a_node(&mut parsed, previous, &mut problems);
     let (mut domains, taken) = assemble(parsed.into_values().collect(), settings, previous, &mut problems);
@@ -48,6 +45,26 @@ pub(super) fn build<'a>(
     problems.sort();
     problems.dedup();
     View { domains, problems }
+}
+
+/// Of Gateways of one name that of the file that had it before, else the first; and what is told of each other.
+fn of_several<'a>(
+    given: &[(&'a str, &'a Gateway)],
+    before: Option<&Domain>,
+) -> ((&'a str, &'a Gateway), Vec<String>) {
+    let had = |(file, _): &(&str, _)| before.is_some_and(|before| *before.file == **file);
+    let at = given.iter().position(had).unwrap_or(0);
+    let (used, gateway) = given[at];
+    let others = given.iter().enumerate().filter(|(other, _)| *other != at);
+    let told = others.map(|(_, (file, _))| match (used, *file) {
+        ("", _) | (_, "") => "given twice: the first is used".to_owned(),
+        (used, file) if used == file => format!("given twice in {file}: the first is used"),
+        (used, file) if at == 0 => format!("given twice, in {used} and in {file}: the first is used"),
+        (used, file) => {
+            format!("given twice, in {file} and in {used}: that of {used} is used, as it was before")
+        }
+    });
+    ((used, gateway), told.collect())
 }
 
 /// A node that two Gateways claim stays where it was, else goes to the first by name.
@@ -123,7 +140,7 @@ fn assemble(
     }
     let mut domains = BTreeMap::new();
     for gateway in parsed {
-        let Parsed { name, members, gateways, extra, .. } = gateway;
+        let Parsed { name, file, members, gateways, extra, .. } = gateway;
         let mut kept = Vec::with_capacity(members.len());
         for member in members {
             let before = previous.and_then(|view| view.domains.get(&name)?.member(&member.node));
@@ -139,7 +156,7 @@ fn assemble(
             }
             None => Vec::new(),
         };
-        domains.insert(name, Domain { members: kept.into(), gateways, extra });
+        domains.insert(name, Domain { file: file.into(), members: kept.into(), gateways, extra });
     }
     (domains, claims.report())
 }
