@@ -108,3 +108,30 @@ fn services_reach_other_domains_with_kube_proxy_in_iptables_mode() {
 fn services_reach_other_domains_with_kube_proxy_in_nftables_mode() {
     every_way(Mode::Nftables);
 }
+
+/// By the node's address on its pods' side, which no CNI's MASQUERADE keeps a pod's address from.
+#[test]
+fn a_node_port_answers_pods_of_other_nodes_and_domains_by_the_way_they_came() {
+    let mut lab = Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh(), Plan::nat("box", 1)]);
+    lab.serve();
+    lab.await_tunnels();
+    let mut failures = Vec::new();
+    for (client, at, endpoint) in [
+        ("site-2", "site-1", "cloud-1"),
+        ("box-1", "cloud-1", "site-1"),
+        ("box-1", "site-1", "cloud-2"),
+    ] {
+        let (client, at) = (lab.node(client), lab.node(at));
+        for six in [false, true] {
+            let backend = Addresses::of(lab.node(endpoint), six).pod;
+            let side = Addresses::of(at, six).side;
+            forget(at);
+            proxy(Mode::Iptables, at, side, backend);
+            let seen = fetch(&client.pod, SocketAddr::new(side, NODE_PORT), 20_000);
+            if seen.as_ref() != Ok(&side) {
+                failures.push(format!("{} by {side} of {} to {backend}: {seen:?}", client.name, at.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

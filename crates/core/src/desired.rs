@@ -419,6 +419,7 @@ impl<'a> Builder<'a> {
             mss4: less(40),
             mss6: less(60),
             underlay: self.topology.underlay,
+            mesh: self.topology.mesh,
             sources: self.sources.clone(),
         }
     }

@@ -43,6 +43,8 @@ pub struct Ruleset {
     pub mss6: u16,
     /// The node's underlay address, to which members send.
     pub underlay: Option<IpAddr>,
+    /// Members' pods are reached over the overlay from here, whoever asks.
+    pub mesh: bool,
     /// The node's pod-side addresses, one a family at most.
     pub sources: Vec<IpAddr>,
 }
@@ -142,6 +144,9 @@ impl Ruleset {
         let ours = ours.join(", ");
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
+        let by_overlay = |ip, set| if self.mesh { format!(" {ip} daddr != @{set}") } else { String::new() };
+        let (not_by_overlay4, not_by_overlay6) =
+            (by_overlay("ip", "overlay4"), by_overlay("ip6", "overlay6"));
         let elsewhere = self.underlay.map_or_else(String::new, |underlay| {
             let (family, ip) = match Family::of(underlay) {
                 Family::V4 => ("ipv4", "ip"),
@@ -154,7 +159,7 @@ impl Ruleset {
         // speak to its own node: where the way back is another, the packet has to be for the underlay address and come by the
         // device that has it. Transit is untracked because a gateway may see one direction
         // only; VXLAN because a mark that is kept on the outer packet gets it masqueraded. An answer to a client outside, who
-        // came by a NodePort and has a source of this node's since, is to leave by the main table: rule 99. Both NATs have to
+        // came by a NodePort and has a source of this node's since, is to leave by the main table: rule 99. A client in the cluster is answered by our devices, as it came. Both NATs have to
         // be there: a CNI that masquerades alone, while this table is missing, makes no such client of a pod.
         let _ = write!(
             text,
@@ -216,8 +221,8 @@ impl Ruleset {
 		iifname {{ {ours} }} ct direction reply ct status & snat == snat ct status & dnat == dnat fib daddr type != local jump answer
 	}}
 	chain answer {{
-		meta nfproto ipv4 ip daddr != @own4 meta mark set {FWMARK:#x}
-		meta nfproto ipv6 ip6 daddr != @own6 meta mark set {FWMARK:#x}
+		meta nfproto ipv4 ip daddr != @own4 ip daddr != @remote4{not_by_overlay4} meta mark set {FWMARK:#x}
+		meta nfproto ipv6 ip6 daddr != @own6 ip6 daddr != @remote6{not_by_overlay6} meta mark set {FWMARK:#x}
 	}}
 	chain clamp {{
 		meta nfproto ipv4 tcp option maxseg size > {mss4} tcp option maxseg size set {mss4}
@@ -310,6 +315,7 @@ mod tests {
             mss4: 1380,
             mss6: 1360,
             underlay: Some(IpAddr::from([192, 168, 1, 4])),
+            mesh: false,
             sources: vec![IpAddr::from([10, 10, 4, 0])],
         }
     }

@@ -230,6 +230,7 @@ pub(super) fn ruleset() -> Ruleset {
         mss4: 1380,
         mss6: 1360,
         underlay: Some(address("172.16.0.1")),
+        mesh: true,
         sources: vec![address("10.10.4.0")],
     }
 }
