@@ -27,6 +27,14 @@ empty() {
 }
 "#;
 
+/// Rules to own pods as versions before had them.
+pub const FORMER_RULES: &str = "for f in -4 -6; do
+    ip $f rule show prio 102 | while read -r _ _ _ _ to _ device rest; do
+        ip $f rule add prio 102 iif $device to $to lookup main protocol 90
+        ip $f rule del prio 102 iif $device to $to
+    done
+done";
+
 const ANYWHERE: [Damage<'_>; 30] = [
     (
         "ip rule flush",
@@ -34,15 +42,7 @@ const ANYWHERE: [Damage<'_>; 30] = [
     ),
     ("ip -6 rule flush", "ip -6 rule flush; ip -6 rule add lookup main prio 32766"),
     ("one rule deleted", "ip rule del prio 101"),
-    (
-        "rules to own pods as they were before they left out default routes",
-        "for f in -4 -6; do
-             ip $f rule show prio 102 | while read -r _ _ _ _ to _ device rest; do
-                 ip $f rule add prio 102 iif $device to $to lookup main protocol 90
-                 ip $f rule del prio 102 iif $device to $to
-             done
-         done",
-    ),
+    ("rules to own pods as they were before they left out default routes", FORMER_RULES),
     ("nft flush ruleset", "nft flush ruleset"),
     ("one nft chain flushed", "nft flush chain inet corax lock"),
     ("a foreign rule in our nft table", "nft add rule inet corax lock counter drop"),

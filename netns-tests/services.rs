@@ -116,11 +116,9 @@ fn a_node_port_answers_pods_of_other_nodes_and_domains_by_the_way_they_came() {
     lab.serve();
     lab.await_tunnels();
     let mut failures = Vec::new();
-    for (client, at, endpoint) in [
-        ("site-2", "site-1", "cloud-1"),
-        ("box-1", "cloud-1", "site-1"),
-        ("box-1", "site-1", "cloud-2"),
-    ] {
+    for (client, at, endpoint) in
+        [("site-2", "site-1", "cloud-1"), ("box-1", "cloud-1", "site-1"), ("box-1", "site-1", "cloud-2")]
+    {
         let (client, at) = (lab.node(client), lab.node(at));
         for six in [false, true] {
             let backend = Addresses::of(lab.node(endpoint), six).pod;

@@ -351,8 +351,9 @@ impl Nft {
         let steps = if self.table == NftTable::Absent {
             Steps::anew(ruleset, elements, in_use)
         } else {
-            let stays = self.odd.is_empty() && self.outline == ruleset.outline();
-            Steps::again(ruleset, elements, stays.then(|| Turnover::of(observed, elements)))
+            let stays = self.odd.is_empty() && ruleset.renews(&self.outline);
+            let turnover = stays.then(|| Turnover::of(observed, elements));
+            Steps::again(ruleset, elements, &self.outline, turnover)
         };
         let absent = self.table == NftTable::Absent;
         self.stale = true;

@@ -86,23 +86,36 @@ impl Ruleset {
         write!(out, "table inet {ALIAS} {{\n{}}}", self.chains())
     }
 
+    /// Whether a table of this [`outline`] can be [renewed](Self::write_renewal): it is another by chains and counters alone.
+    #[must_use]
+    pub fn renews(&self, outline: &BTreeSet<String>) -> bool {
+        let apart = |line: &String| line.starts_with("chain ") || line.starts_with("counter ");
+        self.outline().symmetric_difference(outline).all(apart)
+    }
+
     /// Writes the transaction that makes the rules of a table that stands anew, and brings its sets from what they hold to
     /// what they are to hold. Unlike [`write`](Self::write) it keeps the counters, and packets under way meet full sets. Only
-    /// for a table whose [`outline`] is that of [`write`](Self::write).
+    /// for a table that it [renews](Self::renews), of which this is the [`outline`].
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write_renewal(
         &self,
         out: &mut dyn fmt::Write,
+        outline: &BTreeSet<String>,
         delete: &[(Set, Prefix)],
         add: &[(Set, Prefix)],
     ) -> fmt::Result {
-        writeln!(out, "flush set inet {ALIAS} {CHECKSUM_SET}")?;
-        let chains = self.chains();
-        for line in outline(&chains) {
-            writeln!(out, "flush {}", line.replacen(' ', &format!(" inet {ALIAS} "), 1))?;
-        }
+        let mut each = |verb: &str, line: &str| {
+            writeln!(out, "{verb} {}", line.replacen(' ', &format!(" inet {ALIAS} "), 1))
+        };
+        each("flush", &format!("set {CHECKSUM_SET}"))?;
+        outline.iter().filter(|line| line.starts_with("chain ")).try_for_each(|line| each("flush", line))?;
+        let own = self.outline();
+        // Chains before counters, once nothing refers to either.
+        outline.difference(&own).try_for_each(|line| each("delete", line))?;
+        let counters = own.difference(outline).filter(|line| line.starts_with("counter "));
+        counters.cloned().try_for_each(|line| each("add", &line))?;
         for (verb, elements) in [("delete", delete), ("add", add)] {
             for (set, group) in by_set(elements) {
                 write!(out, "{verb} element inet {ALIAS} {set} {{ ")?;

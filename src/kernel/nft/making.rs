@@ -1,5 +1,6 @@
 //! A table on its way: what nft is given, in steps, and the thread that waits for it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
@@ -57,12 +58,17 @@ impl Steps {
         }
     }
 
-    /// Where there is one. `turnover`: where its sets and counters may stay.
-    pub(super) fn again(ruleset: &Ruleset, elements: &[(Set, Prefix)], turnover: Option<Turnover>) -> Self {
+    /// Where there is one, of this outline. `turnover`: where its sets and counters may stay.
+    pub(super) fn again(
+        ruleset: &Ruleset,
+        elements: &[(Set, Prefix)],
+        outline: &BTreeSet<String>,
+        turnover: Option<Turnover>,
+    ) -> Self {
         let whole = text(|out| ruleset.write(out, elements));
         let step = match turnover {
             Some(Turnover { delete, add }) => {
-                Step::Either(text(|out| ruleset.write_renewal(out, &delete, &add)), whole)
+                Step::Either(text(|out| ruleset.write_renewal(out, outline, &delete, &add)), whole)
             }
             None => Step::Text(whole),
         };

@@ -114,6 +114,39 @@ fn whatever_else_changes_in_the_table_is_seen_and_made_good_by_replacing_it() {
     });
 }
 
+/// Packets under way meet full sets, and nothing is counted anew.
+#[test]
+fn a_table_with_the_chains_and_counters_of_another_version_is_renewed_in_place() {
+    in_namespace(|| {
+        let mut kernel = made();
+        let handle = || {
+            let shown = sh("nft -a list set inet corax own4");
+            shown.lines().find_map(|line| Some(line.split_once("handle ")?.1.to_owned())).expect("it has one")
+        };
+        let (before, elements) = (handle(), kernel.observed().elements.clone());
+        sh("nft flush chain inet corax vxlan_in; nft delete chain inet corax astray
+            nft flush chain inet corax redirects; nft delete counter inet corax icmp_redirect
+            nft add counter inet corax former; nft add chain inet corax beside
+            nft add chain inet corax former '{ type filter hook forward priority 0; }'
+            nft add rule inet corax former jump beside; nft add rule inet corax beside counter name former");
+        kernel.drain();
+        assert_eq!(kernel.observed().nft, NftTable::Altered);
+        let elements: Vec<_> = elements.keys().copied().collect();
+        apply(&mut kernel, &[Change::ReplaceTable(Box::new(ruleset()), elements.clone())]);
+        assert!(intact(&kernel));
+        assert_eq!(before, handle());
+        let shown = sh("nft list table inet corax");
+        assert!(
+            shown.contains("chain astray")
+                && shown.contains("counter icmp_redirect")
+                && !shown.contains("former"),
+            "{shown}"
+        );
+        assert!(kernel.observed().elements.keys().eq(&elements));
+        assert_mirror_is_fresh(&mut kernel, "renewing the table");
+    });
+}
+
 #[test]
 fn a_table_that_goes_is_seen_by_event() {
     in_namespace(|| {
