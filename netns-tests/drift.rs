@@ -29,9 +29,8 @@ empty() {
 
 /// Rules to own pods as versions before had them.
 pub const FORMER_RULES: &str = "for f in -4 -6; do
-    ip $f rule show prio 102 | while read -r _ _ _ _ to _ device rest; do
-        ip $f rule add prio 102 iif $device to $to lookup main protocol 90
-        ip $f rule del prio 102 iif $device to $to
+    ip $f rule show prio 102 | grep suppress_prefixlength | while read -r _ _ _ _ to _ device rest; do
+        ip $f rule add prio 102 iif $device to $to lookup main protocol 90 && ip $f rule del prio 102 iif $device to $to
     done
 done";
 

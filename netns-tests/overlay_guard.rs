@@ -128,27 +128,3 @@ fn a_pod_cannot_send_into_the_overlay_by_its_node() {
     counted(2.0);
     assert_eq!(arriving.end(""), Vec::<String>::new());
 }
-
-/// With a member's address for a source; to the node's own address, and to one that is on the pods' side.
-#[test]
-fn a_pod_cannot_send_into_the_overlay_of_its_own_node_as_a_member() {
-    let lab = domains();
-    let node = lab.node("cloud-2");
-    let mac = node.space.json("ip -j link show raven0")[0]["address"].as_str().expect("a MAC").to_owned();
-    let frame = encapsulated(&mac, Ipv4Addr::new(10, 101, 1, 99), Ipv4Addr::new(10, 100, 2, 10));
-    let reason = ["reason=\"vxlan_forged\""];
-    node.pod.ip("address add 172.16.0.11/32 dev lo");
-    node.space.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.cni0.rp_filter=0");
-    let arriving = Capture::start(&node.pod, "eth0", "in", "host 10.101.1.99", lab.scratch());
-    for (to, count) in [("172.16.0.12", 1.0), ("10.100.2.1", 2.0)] {
-        node.pod.enter(|| {
-            let socket = UdpSocket::bind("172.16.0.11:0").expect("a socket");
-            socket.send_to(&frame, (to, 4472)).expect("it leaves the pod");
-        });
-        eventually(&format!("the packet to {to} is counted"), SOON, || {
-            let now = metric(&node.space, "corax_dropped_packets_total", &reason);
-            if now >= count { Ok(()) } else { Err(format!("{now}")) }
-        });
-    }
-    assert_eq!(arriving.end(""), Vec::<String>::new());
-}

@@ -141,7 +141,7 @@ fn an_upgrade_loses_no_packet() {
         let space = &lab.node(name).space;
         let after = ours(space);
         space.sh(FORMER_RULES);
-        space.sh("nft flush chain inet corax vxlan_in; nft delete chain inet corax astray
+        space.sh("nft flush chain inet corax arriving; nft delete chain inet corax arrived
                   nft flush chain inet corax redirects; nft delete counter inet corax icmp_redirect
                   nft add counter inet corax former; nft add chain inet corax former");
         assert!(ours(space) != after, "{name}");

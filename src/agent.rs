@@ -166,10 +166,13 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<()> {
 /// Listens at `address` as soon as it can be had. Whoever has it, be it anybody on the node, keeps nothing from being
 /// forwarded.
 async fn listen(address: AdminAddress) -> std::net::TcpListener {
-    let mut told = None;
+    let mut told: Option<Problem> = None;
     loop {
         match address.listen() {
-            Ok(listener) => return listener,
+            Ok(listener) => {
+                told.iter().for_each(problem::over);
+                return listener;
+            }
             Err(error) => {
                 let what = format!("cannot be listened on: {error}; it is tried again, and all else goes on");
                 let remedy = "end what listens there (Raven's agent, where it still runs), or name another --admin, an address of this \

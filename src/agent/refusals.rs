@@ -218,14 +218,7 @@ mod tests {
 
     #[test]
     fn an_overlay_that_waits_for_the_table_is_the_tables_whether_it_is_refused_or_not_read() {
-        let ruleset = corax_core::nft::Ruleset {
-            devices: vec![],
-            mss4: 1,
-            mss6: 1,
-            underlay: None,
-            mesh: false,
-            sources: vec![],
-        };
+        let ruleset = corax_core::nft::Ruleset::default();
         let mut done = refused(on(Device::Overlay), "");
         done[0].error = Some(Box::new(ApplyError::unguarded(&done[0].change)));
         let unread = Problem::new("the nftables table", "could not be read", "");

@@ -175,14 +175,7 @@ mod tests {
 
     #[test]
     fn a_change_is_one_line_and_a_table_its_name() {
-        let ruleset = corax_core::nft::Ruleset {
-            devices: vec![],
-            mss4: 1,
-            mss6: 1,
-            underlay: None,
-            mesh: false,
-            sources: vec![],
-        };
+        let ruleset = corax_core::nft::Ruleset::default();
         let change = Change::ReplaceTable(Box::new(ruleset), Vec::new());
         assert_eq!(Report::line(&change), "nft -f - (table inet corax)");
     }

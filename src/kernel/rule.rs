@@ -86,17 +86,21 @@ pub(super) fn decode(message: &Message<'_>) -> Option<Found> {
     let mark = mark.filter(|mark| *mark != 0);
     fits &= mask == mark.map(|_| u32::MAX);
     let what = match action {
-        FR_ACT_TO_TBL if table == RT_TABLE_MAIN => match suppressed {
-            None => Some(Action::Main),
-            Some(length) => (length == u32::from(DEFAULT_LENGTH)).then_some(Action::MainWithoutDefault),
-        },
-        _ if suppressed.is_some() => None,
+        FR_ACT_TO_TBL if table == RT_TABLE_MAIN => Some(Action::Main),
         FR_ACT_TO_TBL => Table::from_number(table).map(Action::Lookup),
         FR_ACT_UNREACHABLE => Some(Action::Unreachable),
         _ => None,
     };
     let device = input.map(Device::from_name);
-    let form = what.filter(|_| fits && device != Some(None));
+    // A removal does not name the length.
+    let form = match (what, suppressed) {
+        (what, None) => what,
+        (Some(Action::Main), Some(length)) if length == u32::from(DEFAULT_LENGTH) => {
+            Some(Action::MainWithoutDefault)
+        }
+        _ => None,
+    };
+    let form = form.filter(|_| fits && device != Some(None));
     let form =
         form.map(|action| Rule { priority, family, input: device.flatten(), mark, destination, action });
     match form {

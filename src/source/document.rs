@@ -5,12 +5,15 @@ use std::fmt;
 
 use corax_core::api::{API_VERSION, Gateway, GatewaySpec, GatewayStatus, KIND, Metadata};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_ignored::Path;
 use serde_json::Value;
 
 /// `kind` of what has Gateways as its `items`.
 const LISTS: [&str; 2] = ["List", "GatewayList"];
+
+/// Times that the aliases of one YAML document repeat a part of it, at most, in events of its parser.
+const REPEATED: usize = 10_000;
 
 /// What Kubernetes keeps in `metadata` and Corax does not read.
 const METADATA: [&str; 13] = [
@@ -33,7 +36,7 @@ const METADATA: [&str; 13] = [
 const SPEC: [&str; 3] = ["nodeSelector", "proxyConfig", "tunnelConfig"];
 
 /// How many unknown fields of a Gateway are told by name.
-pub(super) const TOLD: usize = 8;
+pub(super) const FIELDS_TOLD: usize = 8;
 
 /// A document's objects, each with the fields of it that are not known. Of an empty List there are none.
 pub(super) struct Document(Vec<(Gateway, Unknown)>);
@@ -100,17 +103,37 @@ impl Piece {
     }
 }
 
-/// The objects of documents, each by itself. None where one of them is bad and no Gateway: what it is cannot be told.
-pub(super) fn pieces(documents: Vec<Value>) -> Option<Vec<Piece>> {
+/// What tells whose an object is.
+#[derive(Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Identity {
+    api_version: String,
+    kind: String,
+    metadata: Named,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Named {
+    name: String,
+}
+
+impl Identity {
+    /// The object, where it is a Gateway and has a name.
+    fn bad(self, what: String) -> Option<Piece> {
+        let Self { api_version, kind, metadata: Named { name } } = self;
+        (kind == KIND && api_version == API_VERSION && !name.is_empty()).then_some(Piece::Bad { name, what })
+    }
+}
+
+/// The objects of a JSON text, each by itself. None where one of them is bad and no Gateway: what it is cannot be told.
+pub(super) fn pieces_of_json(text: &str) -> Option<Vec<Piece>> {
+    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let mut pieces = Vec::new();
-    for object in documents.into_iter().flat_map(items) {
-        match serde_path_to_error::deserialize(&object) {
-            Ok(document) => pieces.extend(Document::pieces(document)),
-            Err(error) if object["kind"] == KIND && object["apiVersion"] == API_VERSION => {
-                let name = object["metadata"]["name"].as_str()?.to_owned();
-                pieces.push(Piece::Bad { name, what: error.to_string() });
-            }
-            Err(_) => return None,
+    for object in documents.collect::<Result<Vec<_>, _>>().ok()?.into_iter().flat_map(items) {
+        match serde_path_to_error::deserialize::<_, Document>(&object) {
+            Ok(document) => pieces.extend(document.pieces()),
+            Err(error) => pieces.push(Identity::deserialize(&object).ok()?.bad(error.to_string())?),
         }
     }
     Some(pieces)
@@ -123,6 +146,51 @@ fn items(mut document: Value) -> Vec<Value> {
         Some(Value::Array(items)) if is_list => std::mem::take(items),
         _ => vec![document],
     }
+}
+
+/// The objects of a YAML text, each document by itself; as [`pieces_of_json`] else. A List is one.
+pub(super) fn pieces_of_yaml(text: &str) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    for document in documents(text) {
+        match parse_yaml::<Document>(&document) {
+            Ok(read) => pieces.extend(read.into_iter().flat_map(Document::pieces)),
+            Err(error) => pieces.push(parse_yaml::<Identity>(&document).ok()?.pop()?.bad(error)?),
+        }
+    }
+    Some(pieces)
+}
+
+/// The documents of a YAML text, each at the lines that it has there: what is wrong is told with them. A line that begins with the
+/// marker is in no scalar (YAML 1.2.2, 9.1.2).
+fn documents(text: &str) -> Vec<String> {
+    let mut documents = vec![String::new()];
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if line
+            .strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+        {
+            documents.push("\n".repeat(number));
+        }
+        documents.last_mut().expect("there is one").push_str(line);
+    }
+    documents.retain(|document| !document.trim().is_empty());
+    documents
+}
+
+/// Reads the documents of a YAML text; what is wrong is one line.
+///
+/// # Errors
+/// Where it is none, or an alias repeats too much.
+pub(super) fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
+    let mut options = serde_saphyr::options! { budget: None };
+    options.alias_limits.max_total_replayed_events = REPEATED;
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
+}
+
+/// The first line of an error that draws pictures, without the word that says what it is.
+fn first_line(text: &str) -> String {
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("malformed").trim();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 /// Fields that are not known, of each place in the resource the first.
@@ -161,7 +229,7 @@ impl Unknown {
             1 => first.clone(),
             count => format!("{first} and {} more like it", count - 1),
         };
-        let mut names: Vec<String> = self.0.values().take(TOLD).map(name).collect();
+        let mut names: Vec<String> = self.0.values().take(FIELDS_TOLD).map(name).collect();
         let more = self.0.len() - names.len();
         names.extend((more > 0).then(|| format!("{more} more")));
         let fields = if self.0.len() == 1 { "unknown field" } else { "unknown fields" };

@@ -9,14 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::document::{Document, Piece, parse_yaml, pieces_of_json, pieces_of_yaml};
+use super::watch::Heard;
+use super::{Files, Known};
 use corax_core::api::{API_VERSION, Gateway, KIND};
 use corax_core::name::DomainName;
 use corax_core::problem::Problem;
-use serde::de::DeserializeOwned;
-
-use super::document::{Document, Piece, pieces};
-use super::watch::Heard;
-use super::{Files, Known};
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
 pub(crate) const SETTLED: Duration = Duration::from_millis(300);
@@ -28,10 +26,7 @@ const QUIET: Duration = Duration::from_secs(2);
 const LARGEST: u64 = 64 << 20;
 
 /// Problems of one file that are told, at most.
-const TOLD: usize = 32;
-
-/// Times that the aliases of one YAML document repeat a part of it, at most, in events of its parser.
-const REPEATED: usize = 10_000;
+const PROBLEMS_TOLD: usize = 32;
 
 /// The directory and what was last good of it.
 pub(crate) struct Manifests {
@@ -252,12 +247,17 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         return Err("is empty".to_owned().into());
     }
     let is_json = path.extension().is_some_and(|extension| extension == "json");
-    let documents: Result<Vec<Document>, String> = parse(&text, is_json, REPEATED);
+    let documents: Result<Vec<Document>, String> = if is_json {
+        let documents = serde_json::Deserializer::from_str(&text).into_iter();
+        documents.collect::<Result<_, _>>().map_err(|error| error.to_string())
+    } else {
+        parse_yaml(&text)
+    };
     let is_bare = documents.as_ref().is_ok_and(Vec::is_empty);
     let pieces = match documents {
         Ok(documents) => documents.into_iter().flat_map(Document::pieces).collect(),
         // Who has but one Gateway in a file is told the line.
-        Err(error) => (parse(&text, is_json, 0).ok().and_then(pieces))
+        Err(error) => if is_json { pieces_of_json(&text) } else { pieces_of_yaml(&text) }
             .filter(|pieces| !pieces.iter().all(Piece::is_bad))
             .ok_or(error)?,
     };
@@ -288,9 +288,9 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         }
         loaded.gateways.push(gateway);
     }
-    let more = loaded.problems.len().saturating_sub(TOLD);
+    let more = loaded.problems.len().saturating_sub(PROBLEMS_TOLD);
     if more > 0 {
-        loaded.problems.truncate(TOLD);
+        loaded.problems.truncate(PROBLEMS_TOLD);
         let what = format!("has {more} more problems");
         loaded.problems.push(Problem::new(object, what, "correct those that are told"));
     }
@@ -309,17 +309,6 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         return Err(Bad { what, remedy });
     }
     Ok(loaded)
-}
-
-/// Reads the documents of a text, in which aliases repeat so much; what is wrong is one line.
-fn parse<T: DeserializeOwned>(text: &str, is_json: bool, repeated: usize) -> Result<Vec<T>, String> {
-    if is_json {
-        let documents = serde_json::Deserializer::from_str(text).into_iter();
-        return documents.collect::<Result<_, _>>().map_err(|error| error.to_string());
-    }
-    let mut options = serde_saphyr::options! { budget: None };
-    options.alias_limits.max_total_replayed_events = repeated;
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
 }
 
 /// Refuses a file with a Gateway of which it cannot be told whose it is: it may be one that is there already.
@@ -357,12 +346,6 @@ fn only_gateways(or: &str) -> String {
 
 fn is_gone(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound
-}
-
-/// The first line of an error that draws pictures, without the word that says what it is.
-fn first_line(text: &str) -> String {
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("malformed").trim();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 #[cfg(test)]

@@ -374,7 +374,8 @@ impl<'a> Builder<'a> {
                 }
                 // A pod that is not there, or not yet, is nowhere; what an extra CIDR names may be beyond a router.
                 let own = self.topology.own.iter().map(|prefix| (prefix, Action::MainWithoutDefault));
-                let extra = self.topology.extra.iter().map(|prefix| (prefix, Action::Main));
+                let extra = self.topology.extra.iter().filter(|prefix| !self.topology.own.contains(prefix));
+                let extra = extra.map(|prefix| (prefix, Action::Main));
                 for (prefix, action) in own.chain(extra).filter(|(prefix, _)| prefix.family() == family) {
                     rules.push(Rule { input, destination: Some(*prefix), ..rule(102, action) });
                 }
@@ -418,7 +419,6 @@ impl<'a> Builder<'a> {
             devices: self.devices.clone(),
             mss4: less(40),
             mss6: less(60),
-            underlay: self.topology.underlay,
             mesh: self.topology.mesh,
             sources: self.sources.clone(),
         }

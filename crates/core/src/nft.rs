@@ -19,10 +19,7 @@ pub const CHECKSUM_SET: &str = "checksum";
 /// Named counters of what the table drops, with what each means.
 pub const DROP_COUNTERS: [(&str, &str); 6] = [
     ("vxlan_stranger", "VXLAN packets whose sender is no member of the domain"),
-    (
-        "vxlan_forged",
-        "VXLAN packets by pods, which would have come from this node's address or came as a member's",
-    ),
+    ("vxlan_forged", "VXLAN packets to members by pods, which would have come from this node's address"),
     ("overlay_source", "packets out of the overlay with a source that is not of its side"),
     (
         "forward_foreign",
@@ -33,7 +30,7 @@ pub const DROP_COUNTERS: [(&str, &str); 6] = [
 ];
 
 /// What the table's rules depend on. The elements of its sets do not belong to it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ruleset {
     /// All devices of Corax on this node, in order.
     pub devices: Vec<Device>,
@@ -41,8 +38,6 @@ pub struct Ruleset {
     pub mss4: u16,
     /// The same for IPv6.
     pub mss6: u16,
-    /// The node's underlay address, to which members send.
-    pub underlay: Option<IpAddr>,
     /// Members' pods are reached over the overlay from here, whoever asks.
     pub mesh: bool,
     /// The node's pod-side addresses, one a family at most.
@@ -157,23 +152,15 @@ impl Ruleset {
         let ours = ours.join(", ");
         let overlay = Device::Overlay;
         let (mss4, mss6) = (self.mss4, self.mss6);
-        let by_overlay = |ip, set| if self.mesh { format!(" {ip} daddr != @{set}") } else { String::new() };
-        let (not_by_overlay4, not_by_overlay6) =
-            (by_overlay("ip", "overlay4"), by_overlay("ip6", "overlay6"));
-        let elsewhere = self.underlay.map_or_else(String::new, |underlay| {
-            let (family, ip) = match Family::of(underlay) {
-                Family::V4 => ("ipv4", "ip"),
-                Family::V6 => ("ipv6", "ip6"),
-            };
-            format!("\t\tmeta nfproto {family} {ip} daddr != {underlay} counter name vxlan_forged drop\n")
-        });
-        // A VXLAN socket hears broadcasts and groups as well. Members believe this node's address, which a CNI gives to what pods
-        // send: of VXLAN, a node forwards that of others alone, as of one behind it. Nor may a pod that takes a member's address
-        // speak to its own node: where the way back is another, the packet has to be for the underlay address and come by the
-        // device that has it. Transit is untracked because a gateway may see one direction
-        // only; VXLAN because a mark that is kept on the outer packet gets it masqueraded. An answer to a client outside, who
-        // came by a NodePort and has a source of this node's since, is to leave by the main table: rule 99. A client in the cluster is answered by our devices, as it came. Both NATs have to
-        // be there: a CNI that masquerades alone, while this table is missing, makes no such client of a pod.
+        let no_member = |ip, set| if self.mesh { format!(" {ip} daddr != @{set}") } else { String::new() };
+        let (no_member4, no_member6) = (no_member("ip", "overlay4"), no_member("ip6", "overlay6"));
+        // guard: a VXLAN socket hears broadcasts and groups as well. Members believe this node's address, which a CNI gives to what
+        // pods send: of VXLAN, a node forwards that of others alone, as of one behind it.
+        // transit: untracked because a gateway may see one direction only; VXLAN because a mark that is kept on the outer packet
+        // gets it masqueraded.
+        // answers: one to a client outside, who came by a NodePort and has a source of this node's since, is to leave by the main
+        // table: rule 99. A client in the cluster is answered by our devices, as it came. Both NATs have to be there: a CNI that
+        // masquerades alone, while this table is missing, makes no such client of a pod.
         let _ = write!(
             text,
             "	chain guard_prerouting {{
@@ -185,12 +172,8 @@ impl Ruleset {
 	chain vxlan_in {{
 		meta nfproto ipv4 ip saddr != @members4 counter name vxlan_stranger drop
 		meta nfproto ipv6 ip6 saddr != @members6 counter name vxlan_stranger drop
-		fib saddr . iif oif missing jump astray
 		notrack
 	}}
-	chain astray {{
-		fib daddr . iif type != local counter name vxlan_forged drop
-{elsewhere}	}}
 	chain overlay_in {{
 		meta nfproto ipv4 ip saddr != @overlay4 counter name overlay_source drop
 		meta nfproto ipv6 ip6 saddr != @overlay6 counter name overlay_source drop
@@ -234,8 +217,8 @@ impl Ruleset {
 		iifname {{ {ours} }} ct direction reply ct status & snat == snat ct status & dnat == dnat fib daddr type != local jump answer
 	}}
 	chain answer {{
-		meta nfproto ipv4 ip daddr != @own4 ip daddr != @remote4{not_by_overlay4} meta mark set {FWMARK:#x}
-		meta nfproto ipv6 ip6 daddr != @own6 ip6 daddr != @remote6{not_by_overlay6} meta mark set {FWMARK:#x}
+		meta nfproto ipv4 ip daddr != @own4 ip daddr != @remote4{no_member4} meta mark set {FWMARK:#x}
+		meta nfproto ipv6 ip6 daddr != @own6 ip6 daddr != @remote6{no_member6} meta mark set {FWMARK:#x}
 	}}
 	chain clamp {{
 		meta nfproto ipv4 tcp option maxseg size > {mss4} tcp option maxseg size set {mss4}
@@ -327,7 +310,6 @@ mod tests {
             devices: vec![Device::Overlay, Device::WireGuard(0)],
             mss4: 1380,
             mss6: 1360,
-            underlay: Some(IpAddr::from([192, 168, 1, 4])),
             mesh: false,
             sources: vec![IpAddr::from([10, 10, 4, 0])],
         }

@@ -281,7 +281,7 @@ pub struct Route {
 }
 
 /// Bits of the longest prefix that is taken for a default route or a piece of one: `0.0.0.0/0`, the halves that a VPN sets before it,
-/// `2000::/3`. No pods are behind it.
+/// `2000::/3`. No pods are behind it; behind a longer one, wider than the node's own, there may be: a CNI's for the whole cluster.
 pub const DEFAULT_LENGTH: u8 = 3;
 
 /// What a policy rule does with the packets that it matches.

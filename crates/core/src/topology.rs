@@ -585,10 +585,12 @@ impl<'a> Protected<'a> {
     fn steered_within(&self, domain: &DomainName, prefix: &Prefix, members: &[IpAddr]) -> Vec<Prefix> {
         let Some(steered) = self.steered else { return Vec::new() };
         let within = steered.range(prefix..).take_while(|held| prefix.covers(held));
-        within
-            .filter(|held| *held != prefix)
-            .flat_map(|held| self.fit(domain, *held, members).parts)
-            .collect()
+        let within = within.filter(|held| *held != prefix);
+        let mut parts: Vec<Prefix> = within.flat_map(|held| self.fit(domain, *held, members).parts).collect();
+        // Those of the kernel and those of the last plan may lie in each other.
+        parts.sort_unstable();
+        parts.dedup_by(|next, kept| kept.covers(next));
+        parts
     }
 }
 

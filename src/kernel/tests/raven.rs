@@ -117,8 +117,14 @@ fn what_users_have_near_it_stays() {
 
 #[test]
 fn a_rule_that_the_kernel_would_remove_in_place_of_ravens_keeps_that_one_and_is_told() {
-    in_namespace(|| {
-        sh("ip rule add priority 101 iif lo lookup 9028");
+    for others in ["iif lo lookup 9028", "lookup 9028 suppress_prefixlength 0"] {
+        keeps_ravens(others);
+    }
+}
+
+fn keeps_ravens(others: &'static str) {
+    in_namespace(move || {
+        sh(&format!("ip rule add priority 101 {others}"));
         raven("gateway", "iptables-nft");
         let mut kernel = Kernel::open().unwrap();
         take_away(&mut kernel);
@@ -128,14 +134,11 @@ fn a_rule_that_the_kernel_would_remove_in_place_of_ravens_keeps_that_one_and_is_
         let remedy = "once that other rule is gone: ip rule del priority 101 lookup 9028 protocol 0";
         assert!(problems.iter().any(|problem| problem.remedy == remedy), "{problems:#?}");
         // Behind Raven's it is no matter.
-        sh("ip rule del priority 101 iif lo; ip rule add priority 101 iif lo lookup 9028");
+        sh(&format!("ip rule del priority 101 {others}; ip rule add priority 101 {others}"));
         kernel.drain();
         take_away(&mut kernel);
         let rules = sh("ip rule show priority 101");
-        assert_eq!(
-            rules.split_whitespace().collect::<Vec<_>>().join(" "),
-            "101: from all iif lo lookup 9028"
-        );
+        assert_eq!(rules.split_whitespace().collect::<Vec<_>>().join(" "), format!("101: from all {others}"));
     });
 }
 

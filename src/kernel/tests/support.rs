@@ -229,7 +229,6 @@ pub(super) fn ruleset() -> Ruleset {
         devices: vec![Device::Overlay],
         mss4: 1380,
         mss6: 1360,
-        underlay: Some(address("172.16.0.1")),
         mesh: true,
         sources: vec![address("10.10.4.0")],
     }

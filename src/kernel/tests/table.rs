@@ -124,7 +124,7 @@ fn a_table_with_the_chains_and_counters_of_another_version_is_renewed_in_place()
             shown.lines().find_map(|line| Some(line.split_once("handle ")?.1.to_owned())).expect("it has one")
         };
         let (before, elements) = (handle(), kernel.observed().elements.clone());
-        sh("nft flush chain inet corax vxlan_in; nft delete chain inet corax astray
+        sh("nft flush chain inet corax arriving; nft delete chain inet corax arrived
             nft flush chain inet corax redirects; nft delete counter inet corax icmp_redirect
             nft add counter inet corax former; nft add chain inet corax beside
             nft add chain inet corax former '{ type filter hook forward priority 0; }'
@@ -137,7 +137,7 @@ fn a_table_with_the_chains_and_counters_of_another_version_is_renewed_in_place()
         assert_eq!(before, handle());
         let shown = sh("nft list table inet corax");
         assert!(
-            shown.contains("chain astray")
+            shown.contains("chain arrived")
                 && shown.contains("counter icmp_redirect")
                 && !shown.contains("former"),
             "{shown}"
