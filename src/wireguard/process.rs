@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use corax_core::object::Device;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tracing::debug;
@@ -87,7 +88,7 @@ fn failed(device: Device, what: &dyn Display, line: &str) -> Error {
     Error::Spawn { device, what: format!("{what}{between}{line}") }
 }
 
-/// Waits until the command itself has ended. None: it had not, in time, and was killed.
+/// Waits until the command itself has ended. None: it had not, in time, and was killed with what it had begun.
 fn wait(mut child: Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     let (ended, told) = mpsc::channel();
@@ -106,7 +107,7 @@ fn wait(mut child: Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     };
     let in_time = told.recv_timeout(limit).is_ok();
     if !in_time {
-        child.kill()?;
+        killpg(pid, Signal::SIGKILL)?;
     }
     let status = child.wait()?;
     waiter.join().map_err(|_| io::Error::other("the waiting thread panicked"))?;
@@ -211,14 +212,23 @@ mod tests {
     fn one_that_gets_nowhere_is_ended() {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
-        let program = script(directory.path(), &format!("echo $$ > {}; exec sleep 60", pid.display()));
+        let program =
+            script(directory.path(), &format!("sleep 60 & echo $$ $! > {}; exec sleep 60", pid.display()));
         let begin = Instant::now();
         let error = start(&program, DEVICE, Path::new("/no/such/log"), Duration::from_millis(300))
             .unwrap_err()
             .to_string();
         assert_eq!(error, "cannot start `corax tunnel raven-wg0`: its socket does not answer within 0.3 s");
         assert!(begin.elapsed() < Duration::from_secs(5));
-        let pid = fs::read_to_string(&pid).unwrap();
-        assert!(!Path::new("/proc").join(pid.trim()).exists());
+        let pids = fs::read_to_string(&pid).unwrap();
+        let [own, begun] = pids.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{pids}") };
+        assert!(!Path::new("/proc").join(own).exists());
+        // Whoever inherits it may take a while to bury it.
+        let state = || fs::read_to_string(format!("/proc/{begun}/stat")).unwrap_or_default();
+        let is_dead = || state().is_empty() || state().contains(") Z ");
+        while !is_dead() {
+            assert!(begin.elapsed() < Duration::from_secs(5), "{}", state());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }

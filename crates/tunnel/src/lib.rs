@@ -59,12 +59,11 @@ pub fn run(options: &Options) -> Result<(), Error> {
     if !options.foreground && !child {
         return background::start();
     }
-    if child {
-        background::detach();
-    }
     match service::Service::start(options) {
         Ok(service) => {
+            // Until then whoever waits may end it with the process that it came from.
             if child {
+                background::detach();
                 background::report(Ok(()));
             }
             service.run()

@@ -154,6 +154,10 @@ fn only_files_are_read_and_a_directory_not_yet_understood_is_not_complete() {
     nix::unistd::mkfifo(&directory.path().join("pipe.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let scan = manifests.scan(&whole(["pipe.yaml".to_owned()]));
     assert!(scan.known == Known::Part && scan.problems[0].what.contains("no regular file"), "{scan:?}");
+    // Nor those of the kernel, of which some are read for ever.
+    std::os::unix::fs::symlink("/proc/version", directory.path().join("kernel.yaml")).unwrap();
+    let scan = manifests.scan(&whole(["kernel.yaml".to_owned()]));
+    assert!(scan.problems[0].what.starts_with("is empty"), "{scan:?}");
 }
 
 #[test]
