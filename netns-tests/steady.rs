@@ -357,6 +357,27 @@ fn a_flow_that_began_while_our_table_was_gone_has_its_pods_source_again() {
 }
 
 #[test]
+fn a_flow_that_passed_through_while_our_table_was_gone_is_tracked_no_more() {
+    let lab = three_domains();
+    lab.await_tunnels();
+    let (gateway, to) = (lab.node("cloud-1"), lab.node("cloud-2"));
+    lab.signal_agent("cloud-1", Signal::SIGSTOP);
+    gateway.space.run("nft delete table inet corax");
+    let flow = OneFlow::start(lab.node("site-2"), to.pod4());
+    let tracked = || gateway.space.run("conntrack -L -p udp --orig-port-src 7774");
+    eventually("it is tracked", SOON, || {
+        flow.source()?;
+        if tracked().is_empty() { Err("not yet".to_owned()) } else { Ok(()) }
+    });
+    lab.signal_agent("cloud-1", Signal::SIGCONT);
+    // Within far less than what would let it end by itself.
+    eventually("it is not", Duration::from_secs(10), || {
+        flow.source()?;
+        if tracked().is_empty() { Ok(()) } else { Err(tracked()) }
+    });
+}
+
+#[test]
 fn a_flow_whose_way_has_ended_has_the_source_of_the_outside() {
     let lab = three_domains();
     let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));

@@ -42,7 +42,7 @@ struct Work {
 /// What is steered otherwise from now on.
 pub(super) struct Steered {
     /// By Corax: connections there whose near end is none of `own` had another way, and those of `own` who have another's
-    /// address there began while nothing kept it from them.
+    /// address there began while nothing kept it from them. Nor is one from there to others tracked, since it passes through.
     pub(super) begun: Vec<Prefix>,
     /// No more, unless they are in `remote`: connections there whose near end is one of `own` had its own.
     pub(super) ended: Vec<Prefix>,
@@ -55,11 +55,11 @@ pub(super) struct Steered {
 impl Steered {
     /// Whether a connection between two ends, after all NAT, is of a way that it has no more. `from` began it, before any NAT.
     fn is_past(&self, from: IpAddr, far: IpAddr, near: IpAddr) -> bool {
-        let begun = || is_within(&self.begun, far);
+        let begun = |end| is_within(&self.begun, end);
         let ended = || is_within(&self.ended, far) && !is_within(&self.remote, far);
         match is_within(&self.own, near) {
-            true => ended() || (from != near && is_within(&self.own, from) && begun()),
-            false => begun(),
+            true => ended() || (from != near && is_within(&self.own, from) && begun(far)),
+            false => begun(far) || (begun(near) && !is_within(&self.own, far)),
         }
     }
 }
@@ -239,6 +239,9 @@ mod tests {
         assert!(is_past(["10.9.0.1", "10.1.0.1", "10.9.0.0"]));
         assert!(!is_past(["192.168.1.1", "10.1.0.1", "10.9.0.0"]));
         assert!(!is_past(["10.9.0.1", "10.4.0.1", "10.9.0.0"]));
+        // What passes through, from there as well; not what ends here.
+        assert!(is_past(["10.1.0.1", "10.5.0.1", "10.1.0.1"]));
+        assert!(!is_past(["10.1.0.1", "10.9.0.1", "10.1.0.1"]));
     }
 
     #[test]
