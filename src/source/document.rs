@@ -151,40 +151,45 @@ fn items(mut document: Value) -> Vec<Value> {
 /// The objects of a YAML text, each document by itself; as [`pieces_of_json`] else. A List is one.
 pub(super) fn pieces_of_yaml(text: &str) -> Option<Vec<Piece>> {
     let mut pieces = Vec::new();
+    let mut lines = 0;
     for document in documents(text) {
-        match parse_yaml::<Document>(&document) {
+        match parse_yaml::<Document>(document, lines) {
             Ok(read) => pieces.extend(read.into_iter().flat_map(Document::pieces)),
-            Err(error) => pieces.push(parse_yaml::<Identity>(&document).ok()?.pop()?.bad(error)?),
+            Err(error) => pieces.push(parse_yaml::<Identity>(document, lines).ok()?.pop()?.bad(error)?),
         }
+        lines += document.matches('\n').count();
     }
     Some(pieces)
 }
 
-/// The documents of a YAML text, each at the lines that it has there: what is wrong is told with them. A line that begins with the
-/// marker is in no scalar (YAML 1.2.2, 9.1.2).
-fn documents(text: &str) -> Vec<String> {
-    let mut documents = vec![String::new()];
-    for (number, line) in text.split_inclusive('\n').enumerate() {
-        if line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-        {
-            documents.push("\n".repeat(number));
+/// The documents of a YAML text. A line that begins with the marker is in no scalar (YAML 1.2.2, 9.1.2).
+fn documents(text: &str) -> Vec<&str> {
+    let mut documents = Vec::new();
+    let (mut begin, mut end) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        let rest = line.strip_prefix("---");
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])) {
+            documents.extend(text.get(begin..end));
+            begin = end;
         }
-        documents.last_mut().expect("there is one").push_str(line);
+        end += line.len();
     }
-    documents.retain(|document| !document.trim().is_empty());
+    documents.extend(text.get(begin..));
     documents
 }
 
-/// Reads the documents of a YAML text; what is wrong is one line.
+/// Reads the documents of a YAML text, before which its file has so many `lines`; what is wrong is one line.
 ///
 /// # Errors
 /// Where it is none, or an alias repeats too much.
-pub(super) fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
+pub(super) fn parse_yaml<T: DeserializeOwned>(text: &str, lines: usize) -> Result<Vec<T>, String> {
     let mut options = serde_saphyr::options! { budget: None };
     options.alias_limits.max_total_replayed_events = REPEATED;
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| first_line(&error.to_string()))
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let told = first_line(&error.to_string());
+        let Some(line) = error.location().map(|at| at.line()) else { return told };
+        told.replacen(&format!("line {line} "), &format!("line {} ", line + lines as u64), 1)
+    })
 }
 
 /// The first line of an error that draws pictures, without the word that says what it is.

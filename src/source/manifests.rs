@@ -1,20 +1,20 @@
 //! A directory of Gateway manifests, YAML or JSON, several Gateways in a file and several files.
 //!
 //! A bad file keeps its own last Gateways, and a bad Gateway in a file of several itself. A Gateway gone from a good file is
-//! gone. A file gone from a directory that
-//! still has good ones is gone once the directory is quiet: it may be being filled anew. An empty or unreadable directory
-//! deletes nothing.
+//! gone. A file gone from a directory that still has good ones is gone once the directory is quiet: it may be being filled
+//! anew. An empty or unreadable directory deletes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::document::{Document, Piece, parse_yaml, pieces_of_json, pieces_of_yaml};
-use super::watch::Heard;
-use super::{Files, Known};
 use corax_core::api::{API_VERSION, Gateway, KIND};
 use corax_core::name::DomainName;
 use corax_core::problem::Problem;
+
+use super::document::{Document, Piece, parse_yaml, pieces_of_json, pieces_of_yaml};
+use super::watch::Heard;
+use super::{Files, Known};
 
 /// A file that changed less than this ago, with nobody having said that it is whole, may still be being written.
 pub(crate) const SETTLED: Duration = Duration::from_millis(300);
@@ -252,7 +252,7 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         let documents = serde_json::Deserializer::from_str(&text).into_iter();
         documents.collect::<Result<_, _>>().map_err(|error| error.to_string())
     } else {
-        parse_yaml(&text)
+        parse_yaml(&text, 0)
     };
     let is_bare = documents.as_ref().is_ok_and(Vec::is_empty);
     let pieces = match documents {
