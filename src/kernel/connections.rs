@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use corax_core::prefix::Prefix;
+use corax_core::prefix::{Prefix, apart};
 use nix::errno::Errno;
 use tracing::{info, warn};
 
@@ -115,13 +115,6 @@ fn run(work: &Mutex<Work>) {
 
 fn tell(error: &dyn std::fmt::Display) {
     warn!(%error, "connections whose way is another now are not looked for");
-}
-
-/// Sorted, and without those that lie in others.
-fn apart(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
-    prefixes.sort_unstable();
-    prefixes.dedup_by(|next, kept| kept.covers(next));
-    prefixes
 }
 
 /// Whether one of `prefixes`, which are [`apart`], has the address.

@@ -278,6 +278,14 @@ impl fmt::Debug for Prefix {
     }
 }
 
+/// Prefixes sorted, and without those that lie in others.
+#[must_use]
+pub fn apart(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+    prefixes.sort_unstable();
+    prefixes.dedup_by(|next, kept| kept.covers(next));
+    prefixes
+}
+
 /// Prefixes of which none overlaps another, with what each stands for.
 #[derive(Clone, Debug, Default)]
 pub struct DisjointPrefixes<T>(std::collections::BTreeMap<Prefix, T>);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::{Local, Path, inside};
 use crate::facts::Facts;
 use crate::name::DomainName;
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, apart};
 use crate::problem::Problem;
 use crate::view::View;
 
@@ -110,11 +110,8 @@ impl<'a> Protected<'a> {
         let Some(steered) = self.steered else { return Vec::new() };
         let within = steered.range(prefix..).take_while(|held| prefix.covers(held));
         let within = within.filter(|held| *held != prefix);
-        let mut parts: Vec<Prefix> = within.flat_map(|held| self.fit(domain, *held, members).parts).collect();
         // Those of the kernel and those of the last plan may lie in each other.
-        parts.sort_unstable();
-        parts.dedup_by(|next, kept| kept.covers(next));
-        parts
+        apart(within.flat_map(|held| self.fit(domain, *held, members).parts).collect())
     }
 }
 
