@@ -41,26 +41,44 @@ struct Work {
 
 /// What is steered otherwise from now on.
 pub(super) struct Steered {
-    /// By Corax: connections there whose near end is none of `own` had another way, and those of `own` who have another's
-    /// address there began while nothing kept it from them. Nor is one from there to others tracked, since it passes through.
+    /// By Corax, or again: whoever has a source that is not for this way has it from before.
     pub(super) begun: Vec<Prefix>,
-    /// No more, unless they are in `remote`: connections there whose near end is one of `own` had its own.
+    /// No more, unless they are in `now`.
     pub(super) ended: Vec<Prefix>,
     /// All that is steered now.
-    pub(super) remote: Vec<Prefix>,
-    /// What is the node's own.
+    pub(super) now: Vec<Prefix>,
+    /// The node's pods.
     pub(super) own: Vec<Prefix>,
+    /// Its addresses, and those of its pods in its network namespace.
+    pub(super) local: Vec<Prefix>,
+}
+
+/// The addresses of a tracked connection.
+#[derive(Clone, Copy)]
+struct Ends {
+    /// Who began it, before any NAT.
+    from: IpAddr,
+    /// What it was begun to, before any NAT.
+    to: IpAddr,
+    /// Who answers.
+    far: IpAddr,
+    /// Whom the answers go to.
+    near: IpAddr,
 }
 
 impl Steered {
-    /// Whether a connection between two ends, after all NAT, is of a way that it has no more. `from` began it, before any NAT.
-    fn is_past(&self, from: IpAddr, far: IpAddr, near: IpAddr) -> bool {
+    /// Whether a connection is of a way that it has no more.
+    fn is_past(&self, ends: Ends) -> bool {
+        let Ends { from, to, far, near } = ends;
+        let own = |end| is_within(&self.own, end);
         let begun = |end| is_within(&self.begun, end);
-        let ended = || is_within(&self.ended, far) && !is_within(&self.remote, far);
-        match is_within(&self.own, near) {
-            true => ended() || (from != near && is_within(&self.own, from) && begun(far)),
-            false => begun(far) || (begun(near) && !is_within(&self.own, far)),
-        }
+        // Who comes by a NodePort may have got the node's address.
+        let came_as_another = from != near && to == far && begun(from) && own(far);
+        let has_ended = || is_within(&self.ended, far) && !is_within(&self.now, far);
+        let went_as_node = || from != near && own(from) && begun(far);
+        // What passes through is not to be tracked.
+        let passes = || begun(near) && !own(far) && !is_within(&self.local, far);
+        came_as_another || if own(near) { has_ended() || went_as_node() } else { begun(far) || passes() }
     }
 }
 
@@ -68,14 +86,14 @@ impl Connections {
     /// Has connections forgotten whose way is another now, soon, in the network namespace of the caller's thread.
     pub(super) fn forget(&mut self, steered: Steered) {
         let mut work = lock(&self.0);
-        let Steered { mut begun, mut ended, remote, own } = steered;
+        let Steered { mut begun, mut ended, now, own, local } = steered;
         // What comes while the thread is at it is looked for in one pass.
         if let Some(next) = work.next.take() {
             begun.extend(next.begun);
             ended.extend(next.ended);
         }
-        let [begun, ended, remote, own] = [begun, ended, remote, own].map(apart);
-        work.next = Some(Steered { begun, ended, remote, own });
+        let [begun, ended, now, own, local] = [begun, ended, now, own, local].map(apart);
+        work.next = Some(Steered { begun, ended, now, own, local });
         if !work.begun {
             let shared = Arc::clone(&self.0);
             let begun = thread::Builder::new().name("connections".into()).spawn(move || run(&shared));
@@ -146,8 +164,8 @@ fn forget(socket: &mut Socket, steered: &Steered) -> Result<Forgotten, Failure> 
         let mut fields = message.fields();
         let Some([family, ..]) = fields.array::<4>() else { return };
         let ends = |kind| fields.attributes().find(|attribute| attribute.kind == kind).and_then(ends);
-        let Some(((from, _), (far, near))) = ends(CTA_TUPLE_ORIG).zip(ends(CTA_TUPLE_REPLY)) else { return };
-        if !steered.is_past(from, far, near) {
+        let Some(((from, to), (far, near))) = ends(CTA_TUPLE_ORIG).zip(ends(CTA_TUPLE_REPLY)) else { return };
+        if !steered.is_past(Ends { from, to, far, near }) {
             return;
         }
         let names = |attribute: &Attribute<'_>| [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&attribute.kind);
@@ -210,13 +228,15 @@ mod tests {
         let steered = Steered {
             begun: prefixes(&["10.1.0.0/16"]),
             ended: prefixes(&["10.2.0.0/16", "10.3.0.0/24"]),
-            remote: prefixes(&["10.1.0.0/16", "10.3.0.0/16"]),
+            now: prefixes(&["10.1.0.0/16", "10.3.0.0/16"]),
             own: prefixes(&["10.9.0.0/16"]),
+            local: prefixes(&["192.168.1.1/32"]),
         };
-        let is_past = |ends: [&str; 3]| {
-            let [from, far, near] = ends.map(|text| text.parse().unwrap());
-            steered.is_past(from, far, near)
+        let is_past = |ends: [&str; 4]| {
+            let [from, to, far, near] = ends.map(|text| text.parse().unwrap());
+            steered.is_past(Ends { from, to, far, near })
         };
+        let begun_by_near = |from, far, near| is_past([from, far, far, near]);
         for (far, near, past) in [
             ("10.1.0.1", "192.168.1.1", true),
             ("10.1.0.1", "10.9.0.1", false),
@@ -226,15 +246,20 @@ mod tests {
             ("10.3.0.1", "10.9.0.1", false),
             ("10.4.0.1", "10.9.0.1", false),
         ] {
-            assert_eq!(is_past([near, far, near]), past, "{far}, {near}");
+            assert_eq!(begun_by_near(near, far, near), past, "{far}, {near}");
         }
         // A pod has the node's address there; who has another is a process of the node.
-        assert!(is_past(["10.9.0.1", "10.1.0.1", "10.9.0.0"]));
-        assert!(!is_past(["192.168.1.1", "10.1.0.1", "10.9.0.0"]));
-        assert!(!is_past(["10.9.0.1", "10.4.0.1", "10.9.0.0"]));
-        // What passes through, from there as well; not what ends here.
-        assert!(is_past(["10.1.0.1", "10.5.0.1", "10.1.0.1"]));
-        assert!(!is_past(["10.1.0.1", "10.9.0.1", "10.1.0.1"]));
+        assert!(begun_by_near("10.9.0.1", "10.1.0.1", "10.9.0.0"));
+        assert!(!begun_by_near("192.168.1.1", "10.1.0.1", "10.9.0.0"));
+        assert!(!begun_by_near("10.9.0.1", "10.4.0.1", "10.9.0.0"));
+        // Who comes from there has it here; by a NodePort rightly so.
+        assert!(is_past(["10.1.0.1", "10.9.0.1", "10.9.0.1", "10.9.0.0"]));
+        assert!(!is_past(["10.1.0.1", "10.9.0.0", "10.9.0.1", "10.9.0.0"]));
+        assert!(!is_past(["10.4.0.1", "10.9.0.1", "10.9.0.1", "10.9.0.0"]));
+        // What passes through, from there as well; not what ends here, at a pod or the node.
+        assert!(is_past(["10.1.0.1", "10.5.0.1", "10.5.0.1", "10.1.0.1"]));
+        assert!(!is_past(["10.1.0.1", "10.9.0.1", "10.9.0.1", "10.1.0.1"]));
+        assert!(!is_past(["10.1.0.1", "192.168.1.1", "192.168.1.1", "10.1.0.1"]));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Carrying out changes: in their order, many to a batch, a table and what may be made before it side by side.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use corax_core::change::Change;
-use corax_core::object::{Device, Link, LinkKind, SetRole};
+use corax_core::object::{Action, Device, Link, LinkKind, RouteKey, Rule, Set, SetRole, Table};
 use corax_core::observed::Backend;
 use corax_core::prefix::Prefix;
 use nix::errno::Errno;
@@ -36,7 +37,7 @@ impl Kernel {
             low: None,
         };
         self.settle();
-        let before = changes.iter().any(takes_elements).then(|| self.elements_of(SetRole::Remote));
+        let before = changes.iter().any(steers).then(|| self.steered());
         let mut number = 0;
         for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
             let deaf = group.len() >= MANY && self.stop_listening();
@@ -98,16 +99,8 @@ impl Kernel {
         self.stand(&mut run);
         self.finish_table(&mut run);
         self.settle();
-        let done = changes.iter().zip(&run.results).filter(|(_, result)| result.is_ok());
-        let steered: Vec<Prefix> = done.flat_map(|(change, _)| steered(change)).collect();
-        if before.is_some() || !steered.is_empty() {
-            let remote = self.elements_of(SetRole::Remote);
-            let stays = |was: &Prefix| remote.binary_search(was).is_ok();
-            let ended: Vec<_> = before.into_iter().flatten().filter(|was| !stays(was)).collect();
-            if !(steered.is_empty() && ended.is_empty()) {
-                let own = self.elements_of(SetRole::Own);
-                self.connections.forget(Steered { begun: steered, ended, remote, own });
-            }
+        if let Some(before) = before {
+            self.forget_past(&before, &run);
         }
         if changes.iter().any(|change| matches!(change, Change::TakeAway(_))) {
             self.read_leftovers();
@@ -115,10 +108,39 @@ impl Kernel {
         run.results
     }
 
-    /// The elements of both families' sets, in order.
-    fn elements_of(&self, role: SetRole) -> Vec<Prefix> {
+    /// Has connections forgotten whose way is another since `before`, as that was [steered](Self::steered). In a table that was
+    /// made again there may have been no rules for any.
+    fn forget_past(&mut self, before: &[Prefix], run: &Run<'_>) {
+        let now = self.steered();
+        let done = |(change, result): (&Change, &Result<_, _>)| result.is_ok() && is_table(change);
+        let anew = run.changes.iter().zip(&run.results).any(done);
+        let missing = |prefixes: &[Prefix], prefix: &Prefix| prefixes.binary_search(prefix).is_err();
+        let begun: Vec<_> = now.iter().filter(|is| anew || missing(before, is)).copied().collect();
+        let ended: Vec<_> = before.iter().filter(|was| missing(&now, was)).copied().collect();
+        if !(begun.is_empty() && ended.is_empty()) {
+            let own = self.elements_of(SetRole::Own).collect();
+            let local = self.mirror.addresses.keys().map(|held| Prefix::host(held.address)).collect();
+            self.connections.forget(Steered { begun, ended, now, own, local });
+        }
+    }
+
+    /// Where packets of this node and its pods are steered, in order: to other domains, and in mesh to the members of its own.
+    fn steered(&self) -> Vec<Prefix> {
+        let observed = &self.mirror.observed;
+        let mesh = observed.rules.keys().any(is_mesh);
+        let least =
+            RouteKey { table: Table::Domain, prefix: Prefix::new(IpAddr::from([0, 0, 0, 0]), 0), metric: 0 };
+        let members = observed.routes.range(least..).map(|(key, _)| key);
+        let members = members.take_while(|key| mesh && key.table == Table::Domain).map(|key| key.prefix);
+        let mut steered: Vec<_> = self.elements_of(SetRole::Remote).chain(members).collect();
+        steered.sort_unstable();
+        steered
+    }
+
+    /// The elements of both families' sets.
+    fn elements_of(&self, role: SetRole) -> impl Iterator<Item = Prefix> {
         let elements = self.mirror.observed.elements.keys();
-        elements.filter(|(set, _)| set.role == role).map(|(_, prefix)| *prefix).collect()
+        elements.filter(move |(set, _)| set.role == role).map(|(_, prefix)| *prefix)
     }
 
     /// Waits until a table that is being made holds, and lets the link up that waited for that.
@@ -341,23 +363,25 @@ const fn is_inert(change: &Change) -> bool {
     }
 }
 
-/// Whether a change may take elements from the table.
-fn takes_elements(change: &Change) -> bool {
+/// Whether it is by a change that packets of this node and its pods are steered, or no more.
+fn steers(change: &Change) -> bool {
+    let remote = |elements: &[(Set, Prefix)]| elements.iter().any(|(set, _)| set.role == SetRole::Remote);
     match change {
         Change::ReplaceTable(..) | Change::DeleteTable => true,
-        Change::ChangeElements { delete, .. } => !delete.is_empty(),
+        Change::ChangeElements { delete, add } => remote(delete) || remote(add),
+        Change::PutRoute(key, _) | Change::DeleteRoute(key) => key.table == Table::Domain,
+        Change::PutRule(rule) | Change::DeleteRule(rule) => is_mesh(rule),
         _ => false,
     }
 }
 
-/// Prefixes that are steered from a change on.
-fn steered(change: &Change) -> impl Iterator<Item = Prefix> {
-    let elements = match change {
-        Change::ReplaceTable(_, elements) => elements.as_slice(),
-        Change::ChangeElements { add, .. } => add,
-        _ => &[],
-    };
-    elements.iter().filter(|(set, _)| set.role == SetRole::Remote).map(|(_, prefix)| *prefix)
+/// Whether a rule steers what this node and its pods send to the members of their own domain.
+fn is_mesh(rule: &Rule) -> bool {
+    rule.input.is_none() && rule.action == Action::Lookup(Table::Domain)
+}
+
+const fn is_table(change: &Change) -> bool {
+    matches!(change, Change::ReplaceTable(..))
 }
 
 fn is_message(change: &Change) -> bool {
