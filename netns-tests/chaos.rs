@@ -76,7 +76,12 @@ fn whatever_happens_in_any_order_everyone_reaches_who_should_be_reached_and_noth
         for (number, text) in happened.iter().enumerate() {
             eprintln!("{:4} {text}", number + 1);
         }
-        eprintln!("again: scripts/soak chaos {operations} --seed {seed}");
+        let again = if emulated() {
+            format!("CORAX_OPERATIONS={operations} CORAX_SEED={seed} netns-tests/vm/run chaos")
+        } else {
+            format!("scripts/soak chaos {operations} --seed {seed}")
+        };
+        eprintln!("again: {again}");
         resume_unwind(panic);
     }
 }

@@ -386,6 +386,24 @@ fn a_flow_that_began_while_our_table_was_gone_has_its_pods_source_again() {
 }
 
 #[test]
+fn a_flow_of_a_pod_whose_prefix_its_node_gets_later_has_the_pods_source_from_then_on() {
+    let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 2)]);
+    lab.declare();
+    let declared = lab.gateways["site"].clone();
+    let first = lab.gateways.get_mut("site").and_then(|site| site.pointer_mut("/status/nodes/1/subnets/0"));
+    *first.expect("the one of IPv4") = "10.101.2.0/29".into();
+    lab.write();
+    lab.start_agents();
+    lab.await_tunnels();
+    lab.gateways.insert("site".to_owned(), declared);
+    let (node, to) = (lab.node("site-2"), lab.node("cloud-1"));
+    let flow = OneFlow::start(node, to, 7774, node);
+    assert_eq!(flow.source().expect("it is tracked"), "10.101.2.0", "of what is no pod, the node's");
+    lab.write();
+    flow.await_source(node.pod4());
+}
+
+#[test]
 fn a_flow_whose_way_has_ended_has_the_source_of_the_outside() {
     let lab = three_domains();
     let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));

@@ -37,7 +37,7 @@ impl Kernel {
             low: None,
         };
         self.settle();
-        let before = changes.iter().any(steers).then(|| self.steered());
+        let before = changes.iter().any(steers).then(|| [self.steered(), self.own()]);
         let mut number = 0;
         for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
             let deaf = group.len() >= MANY && self.stop_listening();
@@ -100,7 +100,7 @@ impl Kernel {
         self.finish_table(&mut run);
         self.settle();
         if let Some(before) = before {
-            self.forget_past(&before, &run);
+            self.forget_past(before, &run);
         }
         if changes.iter().any(|change| matches!(change, Change::TakeAway(_))) {
             self.read_leftovers();
@@ -108,17 +108,17 @@ impl Kernel {
         run.results
     }
 
-    /// Has connections forgotten whose way is another since `before`, as that was [steered](Self::steered). In a table that was
-    /// made again there may have been no rules for any.
-    fn forget_past(&mut self, before: &[Prefix], run: &Run<'_>) {
-        let now = self.steered();
-        let done = |(change, result): (&Change, &Result<_, _>)| result.is_ok() && is_table(change);
-        let anew = run.changes.iter().zip(&run.results).any(done);
+    /// Has connections forgotten whose way is another since `before`, when that was [steered](Self::steered) and the node's
+    /// [own](Self::own). In a table that was made again there may have been no rules for any.
+    fn forget_past(&mut self, before: [Vec<Prefix>; 2], run: &Run<'_>) {
+        let [before, own_before] = before;
+        let (now, own) = (self.steered(), self.own());
+        let is_made = |(change, result): (&Change, &Result<_, _>)| is_table(change) && result.is_ok();
+        let anew = own != own_before || run.changes.iter().zip(&run.results).any(is_made);
         let missing = |prefixes: &[Prefix], prefix: &Prefix| prefixes.binary_search(prefix).is_err();
-        let begun: Vec<_> = now.iter().filter(|is| anew || missing(before, is)).copied().collect();
+        let begun: Vec<_> = now.iter().filter(|is| anew || missing(&before, is)).copied().collect();
         let ended: Vec<_> = before.iter().filter(|was| missing(&now, was)).copied().collect();
         if !(begun.is_empty() && ended.is_empty()) {
-            let own = self.elements_of(SetRole::Own).collect();
             let local = self.mirror.addresses.keys().map(|held| Prefix::host(held.address)).collect();
             self.connections.forget(Steered { begun, ended, now, own, local });
         }
@@ -137,7 +137,12 @@ impl Kernel {
         steered
     }
 
-    /// The elements of both families' sets.
+    /// What keeps its source on the way there, in order.
+    fn own(&self) -> Vec<Prefix> {
+        self.elements_of(SetRole::Own).collect()
+    }
+
+    /// The elements of both families' sets, in order.
     fn elements_of(&self, role: SetRole) -> impl Iterator<Item = Prefix> {
         let elements = self.mirror.observed.elements.keys();
         elements.filter(move |(set, _)| set.role == role).map(|(_, prefix)| *prefix)
@@ -363,12 +368,12 @@ const fn is_inert(change: &Change) -> bool {
     }
 }
 
-/// Whether it is by a change that packets of this node and its pods are steered, or no more.
+/// Whether it is by a change that packets of this node and its pods are steered, or keep their source, or no more.
 fn steers(change: &Change) -> bool {
-    let remote = |elements: &[(Set, Prefix)]| elements.iter().any(|(set, _)| set.role == SetRole::Remote);
+    let steering = |(set, _): &(Set, Prefix)| matches!(set.role, SetRole::Remote | SetRole::Own);
     match change {
         Change::ReplaceTable(..) | Change::DeleteTable => true,
-        Change::ChangeElements { delete, add } => remote(delete) || remote(add),
+        Change::ChangeElements { delete, add } => delete.iter().chain(add).any(steering),
         Change::PutRoute(key, _) | Change::DeleteRoute(key) => key.table == Table::Domain,
         Change::PutRule(rule) | Change::DeleteRule(rule) => is_mesh(rule),
         _ => false,
