@@ -128,15 +128,28 @@ impl Identity {
 
 /// The objects of a JSON text, each by itself. None where one of them is bad and no Gateway: what it is cannot be told.
 pub(super) fn pieces_of_json(text: &str) -> Option<Vec<Piece>> {
-    let documents = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let mut pieces = Vec::new();
-    for object in documents.collect::<Result<Vec<_>, _>>().ok()?.into_iter().flat_map(items) {
-        match serde_path_to_error::deserialize::<_, Document>(&object) {
-            Ok(document) => pieces.extend(document.pieces()),
-            Err(error) => pieces.push(Identity::deserialize(&object).ok()?.bad(error.to_string())?),
+    for document in serde_json::Deserializer::from_str(text).into_iter() {
+        pieces.extend(pieces_of(document.ok()?, by_path)?);
+    }
+    Some(pieces)
+}
+
+/// The objects of a document that `read` reads each of.
+fn pieces_of(document: Value, read: impl Fn(&Value) -> Result<Vec<Document>, String>) -> Option<Vec<Piece>> {
+    let mut pieces = Vec::new();
+    for object in items(document) {
+        match read(&object) {
+            Ok(read) => pieces.extend(read.into_iter().flat_map(Document::pieces)),
+            Err(what) => pieces.push(Identity::deserialize(&object).ok()?.bad(what)?),
         }
     }
     Some(pieces)
+}
+
+/// Reads an object; what is wrong is told with its place in it.
+fn by_path(object: &Value) -> Result<Vec<Document>, String> {
+    serde_path_to_error::deserialize(object).map(|document| vec![document]).map_err(|error| error.to_string())
 }
 
 /// What is in a List, or the document itself.
@@ -148,14 +161,23 @@ fn items(mut document: Value) -> Vec<Value> {
     }
 }
 
-/// The objects of a YAML text, each document by itself; as [`pieces_of_json`] else. A List is one.
+/// The objects of a YAML text, each by itself; as [`pieces_of_json`] else.
 pub(super) fn pieces_of_yaml(text: &str) -> Option<Vec<Piece>> {
+    // JSON is YAML, which takes a number for a text where one is wanted.
+    let read = |object: &Value| parse_yaml(&object.to_string(), 0).or_else(|_| by_path(object));
     let mut pieces = Vec::new();
     let mut lines = 0;
     for document in documents(text) {
         match parse_yaml::<Document>(document, lines) {
             Ok(read) => pieces.extend(read.into_iter().flat_map(Document::pieces)),
-            Err(error) => pieces.push(parse_yaml::<Identity>(document, lines).ok()?.pop()?.bad(error)?),
+            Err(error) => {
+                let identity = parse_yaml::<Identity>(document, lines).ok()?.pop()?;
+                if LISTS.contains(&&*identity.kind) {
+                    pieces.extend(pieces_of(parse_yaml(document, lines).ok()?.pop()?, read)?);
+                } else {
+                    pieces.push(identity.bad(error)?);
+                }
+            }
         }
         lines += document.matches('\n').count();
     }

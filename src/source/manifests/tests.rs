@@ -387,6 +387,40 @@ fn a_gateway_with_a_value_of_another_type_costs_itself_beside_others() {
 }
 
 #[test]
+fn a_gateway_with_a_value_of_another_type_costs_itself_in_a_list_as_kubectl_gives_it() {
+    let (directory, mut manifests) = lab();
+    let item = |text: &str| format!("- {}\n", text.trim_end().replace('\n', "\n  "));
+    // In YAML a number is a text where one is wanted.
+    let one = gateway("one").replace("  name:", "  annotations: { rev: 5 }\n  name:");
+    let two = gateway("two") + "status: { nodes: [{ nodeName: n2, subnets: 10.1.0.0/24 }] }";
+    let list = format!("apiVersion: v1\nkind: List\nmetadata: {{}}\nitems:\n{}{}", item(&one), item(&two));
+    let scan = put(&directory, &mut manifests, "a.yaml", &list);
+    let [problem] = &scan.problems[..] else { panic!("{:?}", scan.problems) };
+    assert!(problem.object.ends_with("a.yaml, Gateway two"), "{problem}");
+    let what =
+        "status.nodes[0].subnets: invalid type: string \"10.1.0.0/24\", expected a sequence; it is left out";
+    assert_eq!(problem.what, what);
+    assert_eq!(names(&manifests), ["one"]);
+}
+
+#[test]
+fn a_value_of_any_depth_costs_no_more_than_its_file() {
+    let (directory, mut manifests) = lab();
+    let deep = format!("{}{}", "[".repeat(50_000), "]".repeat(50_000));
+    let list = "kind: List\nitems: [5]\n";
+    for (name, text) in [
+        ("a.yaml", format!("{}x: {deep}\n", gateway("one"))),
+        ("b.yaml", format!("{}status: 5\nx: {deep}\n", gateway("one"))),
+        ("c.yaml", format!("{}---\n{list}x: {deep}\n", gateway("one"))),
+        ("d.json", format!("{{\"x\":{deep}}}")),
+    ] {
+        let scan = put(&directory, &mut manifests, name, &text);
+        let of_it = |problem: &Problem| problem.object.ends_with(name);
+        assert!(scan.problems.iter().any(of_it), "{name}: {:?}", scan.problems);
+    }
+}
+
+#[test]
 fn of_many_problems_some_are_told_and_aliases_repeat_only_so_much() {
     let (directory, mut manifests) = lab();
     let others: String = (0..PROBLEMS_TOLD + 9).map(|number| format!("---\nkind: K{number}\n")).collect();
