@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use sha2::{Digest, Sha256};
 
-use crate::agent::{SOON, await_ready, lose_tunnel, metric, status};
+use crate::agent::{CORAX, SOON, await_ready, lose_tunnel, metric, status};
 use crate::await_::eventually;
 use crate::drift::FORMER_RULES;
 use crate::halfway::kill_halfway;
@@ -342,18 +342,22 @@ impl<'a> OneFlow<'a> {
         Self { socket, port, tracked_by }
     }
 
+    /// Sends a packet: what conntrack has of it.
+    fn tracked(&self) -> Result<String, String> {
+        self.socket.send(b"anybody there?").map_err(|error| error.to_string())?;
+        Ok(self.tracked_by.space.run(&format!("conntrack -L -p udp --orig-port-src {}", self.port)))
+    }
+
     /// Sends a packet: which source its answers go to.
     fn source(&self) -> Result<String, String> {
-        self.socket.send(b"anybody there?").map_err(|error| error.to_string())?;
-        let list = format!("conntrack -L -p udp --orig-port-src {}", self.port);
-        let tracked = self.tracked_by.space.run(&list);
+        let tracked = self.tracked()?;
         // Of the answers it is the destination.
         let answers = tracked.rsplit_once("dst=").map(|(_, rest)| rest).unwrap_or_default();
-        answers.split_whitespace().next().map(str::to_owned).ok_or(tracked)
+        answers.split_whitespace().next().map(str::to_owned).ok_or("it is not tracked".to_owned())
     }
 
     fn await_source(&self, wanted: IpAddr) {
-        eventually("the pod's source", SOON, || {
+        eventually(&format!("it is known as {wanted}"), SOON, || {
             let source = self.source()?;
             if source == wanted.to_string() { Ok(()) } else { Err(source) }
         });
@@ -386,6 +390,23 @@ fn a_flow_that_began_while_our_table_was_gone_has_its_pods_source_again() {
 }
 
 #[test]
+fn a_flow_that_passed_through_while_our_table_was_gone_is_tracked_no_more() {
+    let lab = three_domains();
+    lab.await_tunnels();
+    let [from, gateway, to] = ["site-2", "cloud-1", "cloud-2"].map(|name| lab.node(name));
+    lab.signal_agent("cloud-1", Signal::SIGSTOP);
+    gateway.space.run("nft delete table inet corax");
+    let flow = OneFlow::start(from, to, 7774, gateway);
+    eventually("it is tracked", SOON, || flow.source());
+    lab.signal_agent("cloud-1", Signal::SIGCONT);
+    // Within far less than what would let it end by itself.
+    eventually("it is not", Duration::from_secs(10), || {
+        let tracked = flow.tracked()?;
+        if tracked.is_empty() { Ok(()) } else { Err(tracked) }
+    });
+}
+
+#[test]
 fn a_flow_of_a_pod_whose_prefix_its_node_gets_later_has_the_pods_source_from_then_on() {
     let mut lab = Lab::build(&[Plan::public("cloud", 1), Plan::nat("site", 2)]);
     lab.declare();
@@ -405,16 +426,25 @@ fn a_flow_of_a_pod_whose_prefix_its_node_gets_later_has_the_pods_source_from_the
 
 #[test]
 fn a_flow_whose_way_has_ended_has_the_source_of_the_outside() {
-    let lab = three_domains();
-    let (from, to) = (lab.node("site-2"), lab.node("cloud-1"));
-    let flow = OneFlow::start(from, to, 7774, from);
-    let source = || flow.source();
-    assert_eq!(source().expect("it is tracked"), from.pod4().to_string());
+    let mut lab = three_domains();
+    // Its other node is no Gateway's any more, soon.
+    let node = lab.gateways.get_mut("cloud").and_then(|cloud| cloud.pointer_mut("/status/nodes"));
+    node.and_then(|nodes| nodes.as_array_mut()).expect("nodes").retain(|node| node["nodeName"] == "cloud-1");
+    let [cleaned, member, left] = ["site-1", "site-2", "cloud-2"].map(|name| lab.node(name));
+    let gateway = lab.node("cloud-1");
+    let [of_cleaned, of_member, of_left] =
+        [(cleaned, gateway), (member, gateway), (left, member)].map(|(from, to)| {
+            let flow = OneFlow::start(from, to, 7774, from);
+            assert_eq!(flow.source().expect("it is tracked"), from.pod4().to_string());
+            flow
+        });
+    lab.write();
+    of_left.await_source(left.address);
+    lab.signal_agent("site-1", Signal::SIGTERM);
+    eventually("the agent ends", SOON, || cleaned.space.try_run(&format!("{CORAX} cleanup")));
+    of_cleaned.await_source(cleaned.address);
     std::fs::remove_file(lab.source().join("cloud.json")).expect("it was there");
-    let outside = from.address.to_string();
-    eventually("the node's own", SOON, || {
-        source().and_then(|now| if now == outside { Ok(()) } else { Err(now) })
-    });
+    of_member.await_source(member.address);
 }
 
 #[test]

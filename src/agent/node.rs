@@ -376,6 +376,7 @@ impl Node {
                 break;
             }
         }
+        self.kernel.forget_past();
         let unknown = &self.kernel.observed().unknown;
         let unread = unknown.iter().map(|backend| {
             let remedy = match backend {

@@ -67,6 +67,7 @@ pub(crate) fn run(args: &CleanupArgs) -> anyhow::Result<()> {
             }
         }
     }
+    kernel.forget_past();
     let stuck = kernel.stuck();
     for problem in &stuck {
         eprintln!("corax: {problem}");

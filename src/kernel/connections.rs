@@ -4,7 +4,8 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use corax_core::prefix::{Prefix, apart};
 use nix::errno::Errno;
@@ -28,29 +29,40 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
 
-/// What is to be forgotten, by a thread that ends when all is: there may be hundreds of thousands to look through.
+/// What is to be forgotten, by a thread that ends when all is: there may be hundreds of thousands to look through. Whoever drops
+/// this waits for it.
 #[derive(Default)]
-pub(super) struct Connections(Arc<Mutex<Work>>);
+pub(super) struct Connections {
+    work: Arc<Mutex<Work>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 #[derive(Default)]
 struct Work {
-    next: Option<Steered>,
+    next: Option<Past>,
     /// A thread is at it, and takes `next` before it ends.
-    begun: bool,
+    running: bool,
 }
 
-/// What is steered otherwise from now on.
-pub(super) struct Steered {
-    /// By Corax, or again: whoever has a source that is not for this way has it from before.
-    pub(super) begun: Vec<Prefix>,
-    /// No more, unless they are in `now`.
-    pub(super) ended: Vec<Prefix>,
-    /// All that is steered now.
-    pub(super) now: Vec<Prefix>,
-    /// The node's pods.
+/// Which prefixes are steered, and whose. In order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sides {
+    /// What is steered: there nobody is known by an address of the outside.
+    pub(super) steered: Vec<Prefix>,
+    /// What keeps its source there: the node's pods and extra networks.
     pub(super) own: Vec<Prefix>,
-    /// Its addresses, and those of its pods in its network namespace.
-    pub(super) local: Vec<Prefix>,
+}
+
+/// What is to be looked for.
+struct Past {
+    /// What is steered, and was not, or by a table that was not there.
+    begun: Vec<Prefix>,
+    /// What was steered.
+    ended: Vec<Prefix>,
+    was_own: Vec<Prefix>,
+    now: Sides,
+    /// Every address of the node.
+    local: Vec<Prefix>,
 }
 
 /// The addresses of a tracked connection.
@@ -66,38 +78,78 @@ struct Ends {
     near: IpAddr,
 }
 
-impl Steered {
+impl Past {
+    /// `anew`: there may have been no rules for what is steered.
+    fn between(before: Sides, now: Sides, anew: bool, local: Vec<Prefix>) -> Self {
+        let anew = anew || now.own != before.own;
+        let missing = |prefixes: &[Prefix], prefix: &Prefix| prefixes.binary_search(prefix).is_err();
+        let begun = now.steered.iter().filter(|is| anew || missing(&before.steered, is)).copied().collect();
+        let ended = before.steered.into_iter().filter(|was| missing(&now.steered, was)).collect();
+        Self { begun, ended, was_own: before.own, now, local }
+    }
+
+    /// Looks for what `earlier` does too.
+    fn with(mut self, earlier: Self) -> Self {
+        self.begun.extend(earlier.begun);
+        self.ended.extend(earlier.ended);
+        self.was_own.extend(earlier.was_own);
+        self
+    }
+
+    /// With prefixes that [`is_within`] takes.
+    fn apart(self) -> Self {
+        let Self { begun, ended, was_own, now: Sides { steered, own }, local } = self;
+        let [begun, ended, was_own, steered, own, local] =
+            [begun, ended, was_own, steered, own, local].map(apart);
+        Self { begun, ended, was_own, now: Sides { steered, own }, local }
+    }
+
     /// Whether a connection is of a way that it has no more.
-    fn is_past(&self, ends: Ends) -> bool {
+    fn has(&self, ends: Ends) -> bool {
         let Ends { from, to, far, near } = ends;
-        let own = |end| is_within(&self.own, end);
-        let begun = |end| is_within(&self.begun, end);
-        // Who comes by a NodePort may have got the node's address.
-        let came_as_another = from != near && to == far && begun(from) && own(far);
-        let has_ended = || is_within(&self.ended, far) && !is_within(&self.now, far);
-        let went_as_node = || from != near && own(from) && begun(far);
-        // What passes through is not to be tracked.
-        let passes = || begun(near) && !own(far) && !is_within(&self.local, far);
-        came_as_another || if own(near) { has_ended() || went_as_node() } else { begun(far) || passes() }
+        let steered = |end| is_within(&self.now.steered, end);
+        let own = |end| is_within(&self.now.own, end);
+        let begun = |end| is_within(&self.begun, end) && steered(end);
+        // A pod as somebody else, or anybody as who they are outside.
+        let leaves = || begun(far) && if own(from) { near != from } else { !own(near) };
+        // To a pod as somebody else. What passes through is not tracked. By a NodePort both are right.
+        let comes = || match own(far) {
+            _ if !begun(from) => false,
+            true => near != from && to == far,
+            false => !is_within(&self.local, far) && (near == from || to == far),
+        };
+        let ended = || is_within(&self.was_own, near) && is_within(&self.ended, far) && !steered(far);
+        leaves() || comes() || ended()
     }
 }
 
 impl Connections {
-    /// Has connections forgotten whose way is another now, soon, in the network namespace of the caller's thread.
-    pub(super) fn forget(&mut self, steered: Steered) {
-        let mut work = lock(&self.0);
-        let Steered { mut begun, mut ended, now, own, local } = steered;
-        // What comes while the thread is at it is looked for in one pass.
-        if let Some(next) = work.next.take() {
-            begun.extend(next.begun);
-            ended.extend(next.ended);
+    /// Has connections forgotten whose way was another `before`, soon, in the network namespace of the caller's thread. `anew`:
+    /// there may have been no rules for what is steered. `local` is every address of the node.
+    pub(super) fn forget(&mut self, before: Sides, now: Sides, anew: bool, local: Vec<Prefix>) {
+        let mut past = Past::between(before, now, anew, local);
+        if past.begun.is_empty() && past.ended.is_empty() {
+            return;
         }
-        let [begun, ended, now, own, local] = [begun, ended, now, own, local].map(apart);
-        work.next = Some(Steered { begun, ended, now, own, local });
-        if !work.begun {
-            let shared = Arc::clone(&self.0);
-            let begun = thread::Builder::new().name("connections".into()).spawn(move || run(&shared));
-            work.begun = begun.map_err(|error| tell(&error)).is_ok();
+        let mut work = lock(&self.work);
+        // What comes while the thread is at it is looked for in one pass.
+        if let Some(earlier) = work.next.take() {
+            past = past.with(earlier);
+        }
+        work.next = Some(past.apart());
+        if !work.running {
+            let shared = Arc::clone(&self.work);
+            let thread = thread::Builder::new().name("connections".into()).spawn(move || run(&shared));
+            self.thread = thread.map_err(|error| tell(&error)).ok();
+            work.running = self.thread.is_some();
+        }
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
@@ -107,18 +159,19 @@ fn lock(work: &Mutex<Work>) -> MutexGuard<'_, Work> {
 }
 
 /// What is to be looked for next; without any the thread is to end.
-fn next(work: &Mutex<Work>) -> Option<Steered> {
+fn next(work: &Mutex<Work>) -> Option<Past> {
     let mut work = lock(work);
     let next = work.next.take();
-    work.begun = next.is_some();
+    work.running = next.is_some();
     next
 }
 
 fn run(work: &Mutex<Work>) {
-    while let Some(steered) = next(work) {
+    while let Some(past) = next(work) {
+        let begun = Instant::now();
         let socket = Socket::open(NETLINK_NETFILTER, false).map_err(|error| tell(&error));
         let Ok(mut socket) = socket else { continue };
-        match forget(&mut socket, &steered) {
+        match forget(&mut socket, &past) {
             Ok(Forgotten { count: 0, refused: None }) => {}
             Ok(Forgotten { count, refused: None }) => {
                 info!(count, "connections whose way is another now begin anew");
@@ -128,6 +181,8 @@ fn run(work: &Mutex<Work>) {
             }
             Err(error) => tell(&error),
         }
+        // While members join by ones, half of a core is enough.
+        thread::sleep(begun.elapsed());
     }
 }
 
@@ -159,13 +214,13 @@ struct Forgotten {
 struct Found(u8, Vec<(u16, Vec<u8>)>);
 
 /// Forgets connections that have another way now: their sources are for the one that they had.
-fn forget(socket: &mut Socket, steered: &Steered) -> Result<Forgotten, Failure> {
+fn forget(socket: &mut Socket, past: &Past) -> Result<Forgotten, Failure> {
     let each = |into: &mut Vec<Found>, message: &Message<'_>| {
         let mut fields = message.fields();
         let Some([family, ..]) = fields.array::<4>() else { return };
         let ends = |kind| fields.attributes().find(|attribute| attribute.kind == kind).and_then(ends);
         let Some(((from, to), (far, near))) = ends(CTA_TUPLE_ORIG).zip(ends(CTA_TUPLE_REPLY)) else { return };
-        if !steered.is_past(Ends { from, to, far, near }) {
+        if !past.has(Ends { from, to, far, near }) {
             return;
         }
         let names = |attribute: &Attribute<'_>| [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE].contains(&attribute.kind);
@@ -225,16 +280,19 @@ mod tests {
     #[test]
     fn a_way_that_began_or_ended_makes_a_connection_past() {
         let prefixes = |texts: &[&str]| apart(texts.iter().map(|text| text.parse().unwrap()).collect());
-        let steered = Steered {
-            begun: prefixes(&["10.1.0.0/16"]),
+        let past = Past {
+            begun: prefixes(&["10.1.0.0/16", "10.7.0.0/16"]),
             ended: prefixes(&["10.2.0.0/16", "10.3.0.0/24"]),
-            now: prefixes(&["10.1.0.0/16", "10.3.0.0/16"]),
-            own: prefixes(&["10.9.0.0/16"]),
+            was_own: prefixes(&["10.8.0.0/16", "10.9.0.0/16"]),
+            now: Sides {
+                steered: prefixes(&["10.1.0.0/16", "10.3.0.0/16"]),
+                own: prefixes(&["10.9.0.0/16"]),
+            },
             local: prefixes(&["192.168.1.1/32"]),
         };
         let is_past = |ends: [&str; 4]| {
             let [from, to, far, near] = ends.map(|text| text.parse().unwrap());
-            steered.is_past(Ends { from, to, far, near })
+            past.has(Ends { from, to, far, near })
         };
         let begun_by_near = |from, far, near| is_past([from, far, far, near]);
         for (far, near, past) in [
@@ -245,6 +303,9 @@ mod tests {
             // A wider prefix has it now.
             ("10.3.0.1", "10.9.0.1", false),
             ("10.4.0.1", "10.9.0.1", false),
+            // It was a pod's when that was steered; and what began has ended since.
+            ("10.2.0.1", "10.8.0.1", true),
+            ("10.7.0.1", "192.168.1.1", false),
         ] {
             assert_eq!(begun_by_near(near, far, near), past, "{far}, {near}");
         }
@@ -256,9 +317,11 @@ mod tests {
         assert!(is_past(["10.1.0.1", "10.9.0.1", "10.9.0.1", "10.9.0.0"]));
         assert!(!is_past(["10.1.0.1", "10.9.0.0", "10.9.0.1", "10.9.0.0"]));
         assert!(!is_past(["10.4.0.1", "10.9.0.1", "10.9.0.1", "10.9.0.0"]));
-        // What passes through, from there as well; not what ends here, at a pod or the node.
+        // What passes through, from there as well; not by a NodePort, and not what ends here, at a pod or the node.
         assert!(is_past(["10.1.0.1", "10.5.0.1", "10.5.0.1", "10.1.0.1"]));
         assert!(!is_past(["10.1.0.1", "10.9.0.1", "10.9.0.1", "10.1.0.1"]));
+        assert!(is_past(["10.1.0.1", "10.5.0.1", "10.5.0.1", "10.9.0.0"]));
+        assert!(!is_past(["10.1.0.1", "192.168.1.1", "10.5.0.1", "10.9.0.0"]));
         assert!(!is_past(["10.1.0.1", "192.168.1.1", "192.168.1.1", "10.1.0.1"]));
     }
 

@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use corax_core::change::Change;
 use corax_core::object::{Action, Device, Link, LinkKind, RouteKey, Rule, Set, SetRole, Table};
-use corax_core::observed::Backend;
-use corax_core::prefix::Prefix;
+use corax_core::observed::{Backend, Observed};
+use corax_core::prefix::{Family, Prefix};
+use corax_core::raven::is_catch_all;
 use nix::errno::Errno;
 
 use super::apply::{Batch, Impossible};
-use super::connections::Steered;
+use super::connections::Sides;
 use super::error::{ApplyError, Error};
-use super::nft::{Nft, Refused};
+use super::nft::{Nft, Refused, elements_of};
 use super::{Elsewhere, GROUPS, Kernel, dump, facts, sysctl};
 
 /// From so many messages in a row, reading all anew afterwards costs less than hearing of each.
@@ -21,7 +22,7 @@ const MANY: usize = 1024;
 
 impl Kernel {
     /// Carries out changes in their order; one result each. What is true already succeeds. The mirror has seen all of
-    /// it afterwards; who applied plans once more.
+    /// it afterwards; who applied plans once more, and in the end has [the past forgotten](Self::forget_past).
     pub(crate) fn apply(
         &mut self,
         changes: &[Change],
@@ -37,7 +38,10 @@ impl Kernel {
             low: None,
         };
         self.settle();
-        let before = changes.iter().any(steers).then(|| [self.steered(), self.own()]);
+        if changes.iter().any(steers) {
+            let (_, anew) = self.steering.get_or_insert_with(|| (sides(&self.mirror.observed), false));
+            *anew |= changes.iter().any(is_table);
+        }
         let mut number = 0;
         for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
             let deaf = group.len() >= MANY && self.stop_listening();
@@ -71,7 +75,7 @@ impl Kernel {
                             self.finish_table(&mut run);
                         }
                         let result = self.alone(change, elsewhere);
-                        if matches!(change, Change::ReplaceTable(..)) {
+                        if is_table(change) {
                             run.table = Some(number);
                             run.unguarded = result.is_err() && self.nft.is_absent();
                         }
@@ -99,53 +103,21 @@ impl Kernel {
         self.stand(&mut run);
         self.finish_table(&mut run);
         self.settle();
-        if let Some(before) = before {
-            self.forget_past(before, &run);
-        }
         if changes.iter().any(|change| matches!(change, Change::TakeAway(_))) {
             self.read_leftovers();
         }
         run.results
     }
 
-    /// Has connections forgotten whose way is another since `before`, when that was [steered](Self::steered) and the node's
-    /// [own](Self::own). In a table that was made again there may have been no rules for any.
-    fn forget_past(&mut self, before: [Vec<Prefix>; 2], run: &Run<'_>) {
-        let [before, own_before] = before;
-        let (now, own) = (self.steered(), self.own());
-        let is_made = |(change, result): (&Change, &Result<_, _>)| is_table(change) && result.is_ok();
-        let anew = own != own_before || run.changes.iter().zip(&run.results).any(is_made);
-        let missing = |prefixes: &[Prefix], prefix: &Prefix| prefixes.binary_search(prefix).is_err();
-        let begun: Vec<_> = now.iter().filter(|is| anew || missing(&before, is)).copied().collect();
-        let ended: Vec<_> = before.iter().filter(|was| missing(&now, was)).copied().collect();
-        if !(begun.is_empty() && ended.is_empty()) {
-            let local = self.mirror.addresses.keys().map(|held| Prefix::host(held.address)).collect();
-            self.connections.forget(Steered { begun, ended, now, own, local });
-        }
-    }
-
-    /// Where packets of this node and its pods are steered, in order: to other domains, and in mesh to the members of its own.
-    fn steered(&self) -> Vec<Prefix> {
+    /// Has connections forgotten whose way was another before changes were applied, once it is known what it is now.
+    pub(crate) fn forget_past(&mut self) {
         let observed = &self.mirror.observed;
-        let mesh = observed.rules.keys().any(is_mesh);
-        let least =
-            RouteKey { table: Table::Domain, prefix: Prefix::new(IpAddr::from([0, 0, 0, 0]), 0), metric: 0 };
-        let members = observed.routes.range(least..).map(|(key, _)| key);
-        let members = members.take_while(|key| mesh && key.table == Table::Domain).map(|key| key.prefix);
-        let mut steered: Vec<_> = self.elements_of(SetRole::Remote).chain(members).collect();
-        steered.sort_unstable();
-        steered
-    }
-
-    /// What keeps its source on the way there, in order.
-    fn own(&self) -> Vec<Prefix> {
-        self.elements_of(SetRole::Own).collect()
-    }
-
-    /// The elements of both families' sets, in order.
-    fn elements_of(&self, role: SetRole) -> impl Iterator<Item = Prefix> {
-        let elements = self.mirror.observed.elements.keys();
-        elements.filter(move |(set, _)| set.role == role).map(|(_, prefix)| *prefix)
+        if !(observed.knows(Backend::Routes) && observed.knows(Backend::Nft)) {
+            return;
+        }
+        let Some((before, anew)) = self.steering.take() else { return };
+        let local = self.mirror.addresses.keys().map(|held| Prefix::host(held.address)).collect();
+        self.connections.forget(before, sides(observed), anew, local);
     }
 
     /// Waits until a table that is being made holds, and lets the link up that waited for that.
@@ -275,7 +247,7 @@ impl Kernel {
 
     /// Rules that are there already, for all that the kernel compares. The protocol it does not: where the one that
     /// is there is not ours, ours is put beside it.
-    fn equal_rules(&mut self, run: &mut Run<'_>, rules: &[(usize, corax_core::object::Rule)]) {
+    fn equal_rules(&mut self, run: &mut Run<'_>, rules: &[(usize, Rule)]) {
         self.mirror.stale.rules = true;
         self.settle();
         for (number, rule) in rules {
@@ -311,7 +283,7 @@ impl Kernel {
 #[cfg(test)]
 impl Kernel {
     /// Makes a rule though it is there, as no tool does.
-    pub(super) fn put_copy(&mut self, rule: &corax_core::object::Rule) {
+    pub(super) fn put_copy(&mut self, rule: &Rule) {
         let mut batch = Batch::default();
         batch.queue_equal_rule(&mut self.requests, 0, rule);
         batch.send(&mut self.requests, |_, failure| panic!("{failure}"));
@@ -387,6 +359,24 @@ fn is_mesh(rule: &Rule) -> bool {
 
 const fn is_table(change: &Change) -> bool {
     matches!(change, Change::ReplaceTable(..))
+}
+
+/// Where packets of this node and its pods are steered: to other domains, and in mesh to the members of its own.
+fn sides(observed: &Observed) -> Sides {
+    let elements = |role| {
+        Family::ALL.into_iter().flat_map(move |family| elements_of(observed, Set { role, family })).copied()
+    };
+    let mesh = observed.rules.keys().any(is_mesh);
+    let least =
+        RouteKey { table: Table::Domain, prefix: Prefix::new(IpAddr::from([0, 0, 0, 0]), 0), metric: 0 };
+    let members = observed.routes.range(least..).map(|(key, _)| key);
+    let members = members.take_while(|key| mesh && key.table == Table::Domain);
+    // Raven's default route leads nobody to members.
+    let members = members.filter(|key| !is_catch_all(key)).map(|key| key.prefix);
+    let mut steered: Vec<_> = elements(SetRole::Remote).chain(members).collect();
+    // Two that are in order.
+    steered.sort();
+    Sides { steered, own: elements(SetRole::Own).collect() }
 }
 
 fn is_message(change: &Change) -> bool {

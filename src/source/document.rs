@@ -12,6 +12,10 @@ use serde_json::Value;
 /// `kind` of what has Gateways as its `items`.
 const LISTS: [&str; 2] = ["List", "GatewayList"];
 
+fn is_list(kind: &str) -> bool {
+    LISTS.contains(&kind)
+}
+
 /// Times that the aliases of one YAML document repeat a part of it, at most, in events of its parser.
 const REPEATED: usize = 10_000;
 
@@ -52,7 +56,7 @@ impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut ignored = Vec::new();
         let Top(form) = serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)))?;
-        if let Some(kind) = form.kind.as_deref().filter(|kind| LISTS.contains(kind)) {
+        if let Some(kind) = form.kind.as_deref().filter(|kind| is_list(kind)) {
             // Which Gateways are gone from it cannot be told, so nothing of its file is believed.
             let Some(items) = form.items else {
                 let mut unknown = Unknown::default();
@@ -109,7 +113,7 @@ impl Piece {
 struct Identity {
     api_version: String,
     kind: String,
-    metadata: Named,
+    metadata: Option<Named>,
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -121,7 +125,8 @@ struct Named {
 impl Identity {
     /// The object, where it is a Gateway and has a name.
     fn bad(self, what: String) -> Option<Piece> {
-        let Self { api_version, kind, metadata: Named { name } } = self;
+        let Self { api_version, kind, metadata } = self;
+        let Named { name } = metadata.unwrap_or_default();
         (kind == KIND && api_version == API_VERSION && !name.is_empty()).then_some(Piece::Bad { name, what })
     }
 }
@@ -130,58 +135,52 @@ impl Identity {
 pub(super) fn pieces_of_json(text: &str) -> Option<Vec<Piece>> {
     let mut pieces = Vec::new();
     for document in serde_json::Deserializer::from_str(text).into_iter() {
-        pieces.extend(pieces_of(document.ok()?, by_path)?);
+        pieces.extend(pieces_of(document.ok()?)?);
     }
     Some(pieces)
 }
 
-/// The objects of a document that `read` reads each of.
-fn pieces_of(document: Value, read: impl Fn(&Value) -> Result<Vec<Document>, String>) -> Option<Vec<Piece>> {
+/// The objects of a document, each by itself.
+fn pieces_of(mut document: Value) -> Option<Vec<Piece>> {
+    let is_list = |object: &Value| object["kind"].as_str().is_some_and(is_list);
+    let objects = match is_list(&document) {
+        true => serde_json::from_value(document["items"].take()).ok()?,
+        false => vec![document],
+    };
+    if objects.iter().any(is_list) {
+        return None;
+    }
     let mut pieces = Vec::new();
-    for object in items(document) {
-        match read(&object) {
-            Ok(read) => pieces.extend(read.into_iter().flat_map(Document::pieces)),
-            Err(what) => pieces.push(Identity::deserialize(&object).ok()?.bad(what)?),
+    for object in &objects {
+        match serde_path_to_error::deserialize::<_, Document>(object) {
+            Ok(document) => pieces.extend(document.pieces()),
+            Err(error) => pieces.push(Identity::deserialize(object).ok()?.bad(error.to_string())?),
         }
     }
     Some(pieces)
-}
-
-/// Reads an object; what is wrong is told with its place in it.
-fn by_path(object: &Value) -> Result<Vec<Document>, String> {
-    serde_path_to_error::deserialize(object).map(|document| vec![document]).map_err(|error| error.to_string())
-}
-
-/// What is in a List, or the document itself.
-fn items(mut document: Value) -> Vec<Value> {
-    let is_list = document["kind"].as_str().is_some_and(|kind| LISTS.contains(&kind));
-    match document.get_mut("items") {
-        Some(Value::Array(items)) if is_list => std::mem::take(items),
-        _ => vec![document],
-    }
 }
 
 /// The objects of a YAML text, each by itself; as [`pieces_of_json`] else.
 pub(super) fn pieces_of_yaml(text: &str) -> Option<Vec<Piece>> {
-    // JSON is YAML, which takes a number for a text where one is wanted.
-    let read = |object: &Value| parse_yaml(&object.to_string(), 0).or_else(|_| by_path(object));
     let mut pieces = Vec::new();
     let mut lines = 0;
-    for document in documents(text) {
-        match parse_yaml::<Document>(document, lines) {
+    for text in documents(text) {
+        match parse_yaml::<Document>(text, lines) {
             Ok(read) => pieces.extend(read.into_iter().flat_map(Document::pieces)),
-            Err(error) => {
-                let identity = parse_yaml::<Identity>(document, lines).ok()?.pop()?;
-                if LISTS.contains(&&*identity.kind) {
-                    pieces.extend(pieces_of(parse_yaml(document, lines).ok()?.pop()?, read)?);
-                } else {
-                    pieces.push(identity.bad(error)?);
-                }
-            }
+            Err(error) => match one::<Identity>(text)? {
+                Identity { kind, .. } if is_list(&kind) => pieces.extend(pieces_of(one(text)?)?),
+                identity => pieces.push(identity.bad(error)?),
+            },
         }
-        lines += document.matches('\n').count();
+        lines += text.matches('\n').count();
     }
     Some(pieces)
+}
+
+/// The only document of a YAML text: one that ends with `...` may have another after it.
+fn one<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let [document] = parse_yaml(text, 0).ok()?.try_into().ok()?;
+    Some(document)
 }
 
 /// The documents of a YAML text. A line that begins with the marker is in no scalar (YAML 1.2.2, 9.1.2).

@@ -259,7 +259,7 @@ fn load(path: &Path, object: &str, before: &[Gateway]) -> Result<Loaded, Bad> {
         Ok(documents) => documents.into_iter().flat_map(Document::pieces).collect(),
         // Who has but one Gateway in a file is told the line.
         Err(error) => if is_json { pieces_of_json(&text) } else { pieces_of_yaml(&text) }
-            .filter(|pieces| !pieces.iter().all(Piece::is_bad))
+            .filter(|pieces| pieces.iter().any(Piece::is_bad) && !pieces.iter().all(Piece::is_bad))
             .ok_or(error)?,
     };
     let mut loaded = Loaded { gateways: Vec::new(), partly: false, problems: Vec::new() };

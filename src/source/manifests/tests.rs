@@ -390,17 +390,36 @@ fn a_gateway_with_a_value_of_another_type_costs_itself_beside_others() {
 fn a_gateway_with_a_value_of_another_type_costs_itself_in_a_list_as_kubectl_gives_it() {
     let (directory, mut manifests) = lab();
     let item = |text: &str| format!("- {}\n", text.trim_end().replace('\n', "\n  "));
-    // In YAML a number is a text where one is wanted.
-    let one = gateway("one").replace("  name:", "  annotations: { rev: 5 }\n  name:");
-    let two = gateway("two") + "status: { nodes: [{ nodeName: n2, subnets: 10.1.0.0/24 }] }";
-    let list = format!("apiVersion: v1\nkind: List\nmetadata: {{}}\nitems:\n{}{}", item(&one), item(&two));
-    let scan = put(&directory, &mut manifests, "a.yaml", &list);
+    let list = |items: &[&str]| {
+        let items: String = items.iter().map(|text| item(text)).collect();
+        format!("apiVersion: v1\nkind: List\nmetadata: {{ resourceVersion: \"\" }}\nitems:\n{items}")
+    };
+    let (one, two) = (gateway("one"), gateway("two"));
+    let bad = format!("{two}status: {{ nodes: [{{ nodeName: n2, subnets: 10.1.0.0/24 }}] }}");
+    let scan = put(&directory, &mut manifests, "a.yaml", &list(&[&one, &bad]));
     let [problem] = &scan.problems[..] else { panic!("{:?}", scan.problems) };
     assert!(problem.object.ends_with("a.yaml, Gateway two"), "{problem}");
     let what =
         "status.nodes[0].subnets: invalid type: string \"10.1.0.0/24\", expected a sequence; it is left out";
     assert_eq!(problem.what, what);
     assert_eq!(names(&manifests), ["one"]);
+
+    put(&directory, &mut manifests, "a.yaml", &list(&[&one, &two]));
+    let nested = list(&[&gateway("three")]);
+    for text in [
+        // Whose place is empty, or whose name it is, cannot be told.
+        list(&[&one, ""]),
+        list(&[&gateway("no"), &bad]),
+        list(&[&one, &nested, &bad]),
+        // Of three documents.
+        format!("{two}...\n{bad}---\n{one}"),
+        list(&[&one]).replace("metadata: {", "metadata: 5 #"),
+        list(&[&one, &bad]) + "items: []\n",
+    ] {
+        let scan = put(&directory, &mut manifests, "a.yaml", &text);
+        assert!(!scan.changed && !scan.problems.is_empty(), "{text}: {:?}", scan.problems);
+        assert_eq!(names(&manifests), ["one", "two"], "{text}");
+    }
 }
 
 #[test]
