@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use nix::sys::signal::Signal;
+
 use crate::kube::{Mode, NODE_PORT, forget, proxy, service};
 use crate::lab::{Lab, Node, Plan};
 use crate::space::Space;
-use crate::traffic::{PORT, fetch};
+use crate::traffic::{Fetch, OneFlow, PORT, Server, fetch};
 
 /// What of a node and its pod is of one family.
 struct Addresses {
@@ -128,6 +130,55 @@ fn a_node_port_answers_pods_of_other_nodes_and_domains_by_the_way_they_came() {
             let seen = fetch(&client.pod, SocketAddr::new(side, NODE_PORT), 20_000);
             if seen.as_ref() != Ok(&side) {
                 failures.push(format!("{} by {side} of {} to {backend}: {seen:?}", client.name, at.name));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// A table that is made anew has what began without it forgotten, and nothing else.
+#[test]
+fn connections_that_are_right_go_on_when_our_table_is_made_anew() {
+    let mut lab = Lab::start(&[Plan::public("cloud", 2), Plan::nat("site", 2).mesh()]);
+    lab.serve();
+    lab.await_tunnels();
+    let [node, member, other] = ["site-1", "site-2", "cloud-1"].map(|name| lab.node(name));
+    let _on_host = Server::start(&node.space);
+    let own = Addresses::four(node);
+    let port = SocketAddr::new(own.side, NODE_PORT);
+    let mut failures = Vec::new();
+    // A member, a remote pod, a pod of the node's own, a process of it.
+    let backends = [member.pod4(), lab.node("cloud-2").pod4(), own.pod, own.node];
+    for (backend, udp) in backends.into_iter().zip(7774..) {
+        forget(node);
+        proxy(Mode::Iptables, node, own.side, backend);
+        let to = SocketAddr::new(backend, PORT);
+        let service = service(backend);
+        let mut ways = vec![
+            ("node to backend", &node.space, to),
+            ("node to ClusterIP", &node.space, service),
+            ("node to NodePort", &node.space, port),
+            ("remote pod to NodePort", &other.pod, port),
+            ("member's pod to NodePort", &member.pod, port),
+        ];
+        // A pod that is its own Service's backend comes as its node.
+        if backend != own.pod {
+            ways.extend([
+                ("pod to backend", &node.pod, to),
+                ("pod to ClusterIP", &node.pod, service),
+                ("pod to NodePort", &node.pod, port),
+            ]);
+        }
+        let begun: Vec<_> = ways.into_iter().map(|(way, from, to)| (way, Fetch::begin(from, to))).collect();
+        lab.signal_agent("site-1", Signal::SIGSTOP);
+        node.space.run("nft delete table inet corax");
+        let wrong = OneFlow::start(node, other, udp, node);
+        assert_eq!(wrong.source().expect("it is tracked"), own.side.to_string());
+        lab.signal_agent("site-1", Signal::SIGCONT);
+        wrong.await_source(own.pod);
+        for (way, fetch) in begun {
+            if let Err(why) = fetch.and_then(|fetch| fetch.finish(20_000)) {
+                failures.push(format!("{way}, backend {backend}: {why}"));
             }
         }
     }

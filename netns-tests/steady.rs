@@ -13,10 +13,10 @@ use crate::agent::{CORAX, SOON, await_ready, lose_tunnel, metric, status};
 use crate::await_::eventually;
 use crate::drift::FORMER_RULES;
 use crate::halfway::kill_halfway;
-use crate::lab::{Lab, Node, Plan};
+use crate::lab::{Lab, Plan};
 use crate::objects::{Monitor, difference, ours};
 use crate::space::Space;
-use crate::traffic::{Flow, PORT, none_lost_anything, serve_one_transfer};
+use crate::traffic::{Flow, OneFlow, PORT, none_lost_anything, serve_one_transfer};
 
 /// Slow enough that a machine that stalls for a second overflows no queue on the way.
 const STEP: Duration = Duration::from_millis(20);
@@ -323,44 +323,6 @@ fn a_flow_that_began_before_its_way_was_known_comes_through_from_the_same_port()
     for socket in &sockets {
         // Within far less than what would let the connection end by itself.
         eventually("an answer", Duration::from_secs(5), || asks(socket));
-    }
-}
-
-/// A flow of a pod by UDP, from one port.
-struct OneFlow<'a> {
-    socket: UdpSocket,
-    port: u16,
-    /// The node that is asked about it.
-    tracked_by: &'a Node,
-}
-
-impl<'a> OneFlow<'a> {
-    fn start(from: &Node, to: &Node, port: u16, tracked_by: &'a Node) -> Self {
-        let any = IpAddr::from([0_u8; 4]);
-        let socket = from.pod.enter(|| UdpSocket::bind((any, port)).expect("the port is free"));
-        socket.connect((to.pod4(), PORT)).expect("there is a route");
-        Self { socket, port, tracked_by }
-    }
-
-    /// Sends a packet: what conntrack has of it.
-    fn tracked(&self) -> Result<String, String> {
-        self.socket.send(b"anybody there?").map_err(|error| error.to_string())?;
-        Ok(self.tracked_by.space.run(&format!("conntrack -L -p udp --orig-port-src {}", self.port)))
-    }
-
-    /// Sends a packet: which source its answers go to.
-    fn source(&self) -> Result<String, String> {
-        let tracked = self.tracked()?;
-        // Of the answers it is the destination.
-        let answers = tracked.rsplit_once("dst=").map(|(_, rest)| rest).unwrap_or_default();
-        answers.split_whitespace().next().map(str::to_owned).ok_or("it is not tracked".to_owned())
-    }
-
-    fn await_source(&self, wanted: IpAddr) {
-        eventually(&format!("it is known as {wanted}"), SOON, || {
-            let source = self.source()?;
-            if source == wanted.to_string() { Ok(()) } else { Err(source) }
-        });
     }
 }
 

@@ -13,6 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::agent::SOON;
 use crate::await_::{eventually, patience};
+use crate::lab::Node;
 use crate::space::{Process, Space};
 
 /// Port of the servers.
@@ -124,7 +125,8 @@ fn accept(listener: &TcpListener, ended: &AtomicBool) {
 
 fn answer(mut stream: TcpStream, peer: IpAddr) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(patience(TIMEOUT)))?;
+    // Who has connected may have other things to do first.
+    stream.set_read_timeout(Some(patience(SOON)))?;
     stream.set_write_timeout(Some(patience(TIMEOUT)))?;
     let mut length = [0; 8];
     stream.read_exact(&mut length)?;
@@ -146,16 +148,29 @@ fn echo(socket: &UdpSocket, ended: &AtomicBool) {
 
 /// Connects, sends and receives so many bytes, and tells which source the server saw.
 pub fn fetch(from: &Space, to: SocketAddr, bytes: u64) -> Result<IpAddr, String> {
-    let limit = patience(TIMEOUT);
-    from.enter(|| {
-        let why = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        let mut stream = TcpStream::connect_timeout(&to, limit).map_err(why("connect"))?;
-        stream.set_read_timeout(Some(limit)).map_err(why("socket"))?;
-        stream.set_write_timeout(Some(limit)).map_err(why("socket"))?;
-        stream.write_all(&bytes.to_be_bytes()).map_err(why("send"))?;
-        io::copy(&mut io::repeat(7).take(bytes), &mut stream).map_err(why("send"))?;
+    Fetch::begin(from, to).and_then(|fetch| fetch.finish(bytes))
+}
+
+/// A connection to a server.
+pub struct Fetch(TcpStream);
+
+impl Fetch {
+    /// Connects.
+    pub fn begin(from: &Space, to: SocketAddr) -> Result<Self, String> {
+        let limit = patience(TIMEOUT);
+        let stream = from.enter(|| TcpStream::connect_timeout(&to, limit)).map_err(because("connect"))?;
+        stream.set_read_timeout(Some(limit)).map_err(because("socket"))?;
+        stream.set_write_timeout(Some(limit)).map_err(because("socket"))?;
+        Ok(Self(stream))
+    }
+
+    /// Sends and receives so many bytes, and tells which source the server saw.
+    pub fn finish(self, bytes: u64) -> Result<IpAddr, String> {
+        let Self(mut stream) = self;
+        stream.write_all(&bytes.to_be_bytes()).map_err(because("send"))?;
+        io::copy(&mut io::repeat(7).take(bytes), &mut stream).map_err(because("send"))?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).map_err(why("receive"))?;
+        stream.read_to_end(&mut answer).map_err(because("receive"))?;
         let end = answer.iter().position(|byte| *byte == b'\n').ok_or("no answer")?;
         let (line, rest) = answer.split_at(end);
         if rest.len() as u64 != bytes + 1 {
@@ -163,7 +178,52 @@ pub fn fetch(from: &Space, to: SocketAddr, bytes: u64) -> Result<IpAddr, String>
         }
         let line = String::from_utf8_lossy(line);
         line.parse().map_err(|_| format!("{line:?} is no address"))
-    })
+    }
+}
+
+fn because(what: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+/// A flow of a pod by UDP, from one port.
+pub struct OneFlow<'a> {
+    socket: UdpSocket,
+    port: u16,
+    /// The node that is asked about it.
+    pub tracked_by: &'a Node,
+}
+
+impl<'a> OneFlow<'a> {
+    /// One that has sent nothing yet.
+    pub fn start(from: &Node, to: &Node, port: u16, tracked_by: &'a Node) -> Self {
+        let any = IpAddr::from([0_u8; 4]);
+        let socket = from.pod.enter(|| UdpSocket::bind((any, port)).expect("the port is free"));
+        socket.connect((to.pod4(), PORT)).expect("there is a route");
+        Self { socket, port, tracked_by }
+    }
+
+    /// Sends a packet: what conntrack has of it.
+    pub fn tracked(&self) -> Result<String, String> {
+        self.socket.send(b"anybody there?").map_err(|error| error.to_string())?;
+        Ok(self.tracked_by.space.run(&format!("conntrack -L -p udp --orig-port-src {}", self.port)))
+    }
+
+    /// Sends a packet: which source its answers go to.
+    pub fn source(&self) -> Result<String, String> {
+        let tracked = self.tracked()?;
+        // Of the answers it is the destination.
+        let answers = tracked.rsplit_once("dst=").map(|(_, rest)| rest).unwrap_or_default();
+        answers.split_whitespace().next().map(str::to_owned).ok_or("it is not tracked".to_owned())
+    }
+
+    /// Sends packets until answers go to this source.
+    #[track_caller]
+    pub fn await_source(&self, wanted: IpAddr) {
+        eventually(&format!("it is known as {wanted}"), SOON, || {
+            let source = self.source()?;
+            if source == wanted.to_string() { Ok(()) } else { Err(source) }
+        });
+    }
 }
 
 /// Numbered UDP packets to an echo server, at a steady pace.

@@ -59,6 +59,7 @@ struct Past {
     begun: Vec<Prefix>,
     /// What was steered.
     ended: Vec<Prefix>,
+    /// What was the node's own.
     was_own: Vec<Prefix>,
     now: Sides,
     /// Every address of the node.
