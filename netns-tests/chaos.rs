@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::agent::{CORAX, ask, await_ready, metric, wireguard, wireguard_asked};
+use crate::agent::{CORAX, SOON, ask, await_ready, metric, wireguard, wireguard_asked};
 use crate::await_::{emulated, eventually};
 use crate::chance::Chance;
 use crate::lab::{Lab, Plan};
 use crate::objects::{difference, everything};
+use crate::space::Space;
 use kernel::{FOREIGN, FOREIGN_NEXTHOPS, FOREIGN_RULES, foreign, on_each, ours_of_all};
 use operation::{KINDS, Operation};
 use reach::{Answerers, Askers, From, Way};
@@ -129,6 +130,7 @@ impl Chaos {
                 lab.router(domain).run(&format!("nft insert rule ip nat prerouting iifname wan {to}"));
             }
         }
+        lab.nodes().iter().for_each(|node| await_link_local(&node.space));
         let before = on_each(&lab, |node| everything(&node.space));
         let sites = plans().iter().map(|plan| Site {
             name: plan.name,
@@ -187,6 +189,9 @@ impl Chaos {
         };
         for name in nodes {
             let space = &self.lab.node(&name).space;
+            if matches!(operation, Operation::Up(_)) {
+                await_link_local(space);
+            }
             let uplink = |line: &&String| line.contains("eth0");
             let before = self.foreign.get_mut(&name).expect("every node's");
             let now = foreign(space);
@@ -332,10 +337,20 @@ impl Chaos {
         }
         for (name, was) in &self.before {
             let space = &self.lab.node(name).space;
-            eventually(&format!("{name} is as it was before Corax"), crate::agent::SOON, || {
+            eventually(&format!("{name} is as it was before Corax"), SOON, || {
                 let is = everything(space);
                 if *was == is { Ok(()) } else { Err(difference(was, &is)) }
             });
         }
     }
+}
+
+/// Waits until the kernel has made what it makes of an uplink by itself, after that is up.
+fn await_link_local(space: &Space) {
+    eventually("the uplink has its link-local address", SOON, || {
+        let address = space.run("ip -6 address show dev eth0 scope link");
+        let routes = space.run("ip -6 route show table local dev eth0");
+        let is_made = !address.contains("tentative") && routes.contains("local fe80:");
+        if is_made { Ok(()) } else { Err(address + &routes) }
+    });
 }
