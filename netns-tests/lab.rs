@@ -225,6 +225,15 @@ impl Lab {
         self.agents.get(name).expect("it runs").signal(signal);
     }
 
+    /// What is made while a node has no table of ours: its agent is held meanwhile.
+    pub fn without_table<T>(&self, name: &str, make: impl FnOnce() -> T) -> T {
+        self.signal_agent(name, nix::sys::signal::Signal::SIGSTOP);
+        self.node(name).space.run("nft delete table inet corax");
+        let made = make();
+        self.signal_agent(name, nix::sys::signal::Signal::SIGCONT);
+        made
+    }
+
     /// Whether the agents of a domain are started with `--mesh`.
     pub fn set_mesh(&mut self, domain: &str, mesh: bool) {
         for node in self.nodes.iter_mut().filter(|node| node.domain == domain) {

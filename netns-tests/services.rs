@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use nix::sys::signal::Signal;
-
 use crate::kube::{Mode, NODE_PORT, forget, proxy, service};
 use crate::lab::{Lab, Node, Plan};
 use crate::space::Space;
@@ -170,11 +168,11 @@ fn connections_that_are_right_go_on_when_our_table_is_made_anew() {
             ]);
         }
         let begun: Vec<_> = ways.into_iter().map(|(way, from, to)| (way, Fetch::begin(from, to))).collect();
-        lab.signal_agent("site-1", Signal::SIGSTOP);
-        node.space.run("nft delete table inet corax");
-        let wrong = OneFlow::start(node, other, udp, node);
-        assert_eq!(wrong.source().expect("it is tracked"), own.side.to_string());
-        lab.signal_agent("site-1", Signal::SIGCONT);
+        let wrong = lab.without_table("site-1", || {
+            let wrong = OneFlow::start(node, other, udp, node);
+            assert_eq!(wrong.source().expect("it is tracked"), own.side.to_string());
+            wrong
+        });
         wrong.await_source(own.pod);
         for (way, fetch) in begun {
             if let Err(why) = fetch.and_then(|fetch| fetch.finish(20_000)) {

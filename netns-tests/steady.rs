@@ -334,19 +334,19 @@ fn a_flow_that_began_while_our_table_was_gone_has_its_pods_source_again() {
     // As flannel does with what comes from outside of the cluster's pods, as far as it knows them.
     node.space
         .nft("insert rule inet cni postrouting ip saddr 10.100.0.0/16 ip daddr 10.101.2.0/24 masquerade");
-    lab.signal_agent("site-2", Signal::SIGSTOP);
-    node.space.run("nft delete table inet corax");
-    let left = [(other, 7774), (member, 7776)].map(|(to, port)| OneFlow::start(node, to, port, node));
-    let came = OneFlow::start(other, node, 7778, node);
-    for flow in &left {
-        // The CNI's MASQUERADE takes the address of the device by which it leaves.
-        assert_eq!(flow.source().expect("it is tracked"), "10.101.2.0");
-    }
-    eventually("it comes, and is tracked", SOON, || {
-        let source = came.source()?;
-        if source == other.pod4().to_string() { Err(source) } else { Ok(()) }
+    let (left, came) = lab.without_table("site-2", || {
+        let left = [(other, 7774), (member, 7776)].map(|(to, port)| OneFlow::start(node, to, port, node));
+        let came = OneFlow::start(other, node, 7778, node);
+        for flow in &left {
+            // The CNI's MASQUERADE takes the address of the device by which it leaves.
+            assert_eq!(flow.source().expect("it is tracked"), "10.101.2.0");
+        }
+        eventually("it comes, and is tracked", SOON, || {
+            let source = came.source()?;
+            if source == other.pod4().to_string() { Err(source) } else { Ok(()) }
+        });
+        (left, came)
     });
-    lab.signal_agent("site-2", Signal::SIGCONT);
     left.iter().for_each(|flow| flow.await_source(node.pod4()));
     came.await_source(other.pod4());
 }
@@ -356,11 +356,11 @@ fn a_flow_that_passed_through_while_our_table_was_gone_is_tracked_no_more() {
     let lab = three_domains();
     lab.await_tunnels();
     let [from, gateway, to] = ["site-2", "cloud-1", "cloud-2"].map(|name| lab.node(name));
-    lab.signal_agent("cloud-1", Signal::SIGSTOP);
-    gateway.space.run("nft delete table inet corax");
-    let flow = OneFlow::start(from, to, 7774, gateway);
-    eventually("it is tracked", SOON, || flow.source());
-    lab.signal_agent("cloud-1", Signal::SIGCONT);
+    let flow = lab.without_table("cloud-1", || {
+        let flow = OneFlow::start(from, to, 7774, gateway);
+        eventually("it is tracked", SOON, || flow.source());
+        flow
+    });
     // Within far less than what would let it end by itself.
     eventually("it is not", Duration::from_secs(10), || {
         let tracked = flow.tracked()?;

@@ -190,7 +190,7 @@ pub struct OneFlow<'a> {
     socket: UdpSocket,
     port: u16,
     /// The node that is asked about it.
-    pub tracked_by: &'a Node,
+    tracked_by: &'a Node,
 }
 
 impl<'a> OneFlow<'a> {

@@ -44,7 +44,7 @@ pub(crate) use self::error::{ApplyError, Error, Lack, line, port_taken};
 pub(crate) use self::facts::{FactsQuery, UdpPort};
 pub(crate) use self::probes::Probes;
 
-use self::connections::{Connections, Sides};
+use self::connections::Connections;
 use self::facts::Ways;
 use self::leftovers::Leftovers;
 use self::mirror::Mirror;
@@ -85,8 +85,6 @@ pub(crate) struct Kernel {
     nft: Nft,
     leftovers: Leftovers,
     connections: Connections,
-    /// What was steered before that changed, until it is known what is now; and whether by a table that was made anew.
-    steering: Option<(Sides, bool)>,
     mirror: Mirror,
     probes: Probes,
     /// Ways as they were when facts were last asked for.
@@ -129,7 +127,6 @@ impl Kernel {
             nft: Nft::open(queue)?,
             leftovers: Leftovers::open()?,
             connections: Connections::default(),
-            steering: None,
             mirror: Mirror::default(),
             probes,
             ways: facts::Known::new(),

@@ -7,12 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use corax_core::prefix::{Prefix, apart};
+use corax_core::change::Change;
+use corax_core::object::{Action, RouteKey, Rule, Set, SetRole, Table};
+use corax_core::observed::{Backend, Observed};
+use corax_core::prefix::{Family, Prefix, apart};
+use corax_core::raven::is_catch_all;
 use nix::errno::Errno;
 use tracing::{info, warn};
 
 use super::error::Failure;
-use super::nft::NETLINK_NETFILTER;
+use super::mirror::Mirror;
+use super::nft::{NETLINK_NETFILTER, elements_of};
 use super::socket::Socket;
 use super::wire::{Attribute, Attributes, Message, NLM_F_ACK, Writer};
 
@@ -33,6 +38,8 @@ const CTA_IP_V6_DST: u16 = 4;
 /// this waits for it.
 #[derive(Default)]
 pub(super) struct Connections {
+    /// What was steered before that changed, until it is known what is now; and whether by a table that was made anew.
+    before: Option<(Sides, bool)>,
     work: Arc<Mutex<Work>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -44,16 +51,52 @@ struct Work {
     running: bool,
 }
 
-/// Which prefixes are steered, and whose. In order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sides {
-    /// What is steered: there nobody is known by an address of the outside.
-    pub(super) steered: Vec<Prefix>,
+/// Which prefixes are steered, and whose. Both are [`apart`].
+struct Sides {
+    /// What is steered, to other domains and in mesh to the members of the node's own: there nobody is known by an address of the
+    /// outside.
+    steered: Vec<Prefix>,
     /// What keeps its source there: the node's pods and extra networks.
-    pub(super) own: Vec<Prefix>,
+    own: Vec<Prefix>,
 }
 
-/// What is to be looked for.
+impl Sides {
+    fn of(observed: &Observed) -> Self {
+        let elements = |role| {
+            Family::ALL
+                .into_iter()
+                .flat_map(move |family| elements_of(observed, Set { role, family }))
+                .copied()
+        };
+        let mesh = observed.rules.keys().any(is_mesh);
+        let least = RouteKey { table: Table::Domain, prefix: Prefix::least(), metric: 0 };
+        let members = observed.routes.range(least..).map(|(key, _)| key);
+        let members = members.take_while(|key| mesh && key.table == Table::Domain);
+        // Raven's default route leads nobody to members.
+        let members = members.filter(|key| !is_catch_all(key)).map(|key| key.prefix);
+        let steered = elements(SetRole::Remote).chain(members).collect();
+        Self { steered: apart(steered), own: apart(elements(SetRole::Own).collect()) }
+    }
+}
+
+/// Whether it is by a change that packets of this node and its pods are steered, or keep their source, or no more.
+fn steers(change: &Change) -> bool {
+    let steering = |(set, _): &(Set, Prefix)| matches!(set.role, SetRole::Remote | SetRole::Own);
+    match change {
+        Change::ReplaceTable(..) | Change::DeleteTable => true,
+        Change::ChangeElements { delete, add } => delete.iter().chain(add).any(steering),
+        Change::PutRoute(key, _) | Change::DeleteRoute(key) => key.table == Table::Domain,
+        Change::PutRule(rule) | Change::DeleteRule(rule) => is_mesh(rule),
+        _ => false,
+    }
+}
+
+/// Whether a rule steers what this node and its pods send to the members of their own domain.
+fn is_mesh(rule: &Rule) -> bool {
+    rule.input.is_none() && rule.action == Action::Lookup(Table::Domain)
+}
+
+/// What is to be looked for. All prefixes are [`apart`].
 struct Past {
     /// What is steered, and was not, or by a table that was not there.
     begun: Vec<Prefix>,
@@ -90,19 +133,17 @@ impl Past {
     }
 
     /// Looks for what `earlier` does too.
-    fn with(mut self, earlier: Self) -> Self {
-        self.begun.extend(earlier.begun);
-        self.ended.extend(earlier.ended);
-        self.was_own.extend(earlier.was_own);
-        self
-    }
-
-    /// With prefixes that [`is_within`] takes.
-    fn apart(self) -> Self {
-        let Self { begun, ended, was_own, now: Sides { steered, own }, local } = self;
-        let [begun, ended, was_own, steered, own, local] =
-            [begun, ended, was_own, steered, own, local].map(apart);
-        Self { begun, ended, was_own, now: Sides { steered, own }, local }
+    fn with(self, earlier: Self) -> Self {
+        let both = |mut now: Vec<_>, before| {
+            now.extend(before);
+            apart(now)
+        };
+        Self {
+            begun: both(self.begun, earlier.begun),
+            ended: both(self.ended, earlier.ended),
+            was_own: both(self.was_own, earlier.was_own),
+            ..self
+        }
     }
 
     /// Whether a connection is of a way that it has no more.
@@ -125,10 +166,25 @@ impl Past {
 }
 
 impl Connections {
-    /// Has connections forgotten whose way was another `before`, soon, in the network namespace of the caller's thread. `anew`:
-    /// there may have been no rules for what is steered. `local` is every address of the node.
-    pub(super) fn forget(&mut self, before: Sides, now: Sides, anew: bool, local: Vec<Prefix>) {
-        let mut past = Past::between(before, now, anew, local);
+    /// Remembers what is steered, where one of the changes that are about to be made changes that.
+    pub(super) fn remember(&mut self, changes: &[Change], observed: &Observed) {
+        if changes.iter().any(steers) {
+            let (_, anew) = self.before.get_or_insert_with(|| (Sides::of(observed), false));
+            // There may have been no rules for what is steered.
+            *anew |= changes.iter().any(|change| matches!(change, Change::ReplaceTable(..)));
+        }
+    }
+
+    /// Has connections forgotten whose way was another before the changes, once it is known what it is now; soon, in the network
+    /// namespace of the caller's thread.
+    pub(super) fn forget_past(&mut self, mirror: &Mirror) {
+        let observed = &mirror.observed;
+        if !(observed.knows(Backend::Routes) && observed.knows(Backend::Nft)) {
+            return;
+        }
+        let Some((before, anew)) = self.before.take() else { return };
+        let local = mirror.addresses.keys().map(|held| Prefix::host(held.address)).collect();
+        let mut past = Past::between(before, Sides::of(observed), anew, apart(local));
         if past.begun.is_empty() && past.ended.is_empty() {
             return;
         }
@@ -137,7 +193,7 @@ impl Connections {
         if let Some(earlier) = work.next.take() {
             past = past.with(earlier);
         }
-        work.next = Some(past.apart());
+        work.next = Some(past);
         if !work.running {
             let shared = Arc::clone(&self.work);
             let thread = thread::Builder::new().name("connections".into()).spawn(move || run(&shared));

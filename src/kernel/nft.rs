@@ -517,8 +517,7 @@ fn send_elements(
 
 /// The elements of a set, in order.
 pub(super) fn elements_of(observed: &Observed, set: Set) -> impl Iterator<Item = &Prefix> {
-    let least = Prefix::new(IpAddr::from([0, 0, 0, 0]), 0);
-    let from = observed.elements.range((set, least)..);
+    let from = observed.elements.range((set, Prefix::least())..);
     from.map(|(element, ())| element).take_while(move |(of, _)| *of == set).map(|(_, prefix)| prefix)
 }
 

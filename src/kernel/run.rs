@@ -1,20 +1,16 @@
 //! Carrying out changes: in their order, many to a batch, a table and what may be made before it side by side.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use corax_core::change::Change;
-use corax_core::object::{Action, Device, Link, LinkKind, RouteKey, Rule, Set, SetRole, Table};
-use corax_core::observed::{Backend, Observed};
-use corax_core::prefix::{Family, Prefix};
-use corax_core::raven::is_catch_all;
+use corax_core::object::{Device, Link, LinkKind, Rule};
+use corax_core::observed::Backend;
 use nix::errno::Errno;
 
 use super::apply::{Batch, Impossible};
-use super::connections::Sides;
 use super::error::{ApplyError, Error};
-use super::nft::{Nft, Refused, elements_of};
+use super::nft::{Nft, Refused};
 use super::{Elsewhere, GROUPS, Kernel, dump, facts, sysctl};
 
 /// From so many messages in a row, reading all anew afterwards costs less than hearing of each.
@@ -38,10 +34,7 @@ impl Kernel {
             low: None,
         };
         self.settle();
-        if changes.iter().any(steers) {
-            let (_, anew) = self.steering.get_or_insert_with(|| (sides(&self.mirror.observed), false));
-            *anew |= changes.iter().any(is_table);
-        }
+        self.connections.remember(changes, &self.mirror.observed);
         let mut number = 0;
         for group in changes.chunk_by(|left, right| is_message(left) && is_message(right)) {
             let deaf = group.len() >= MANY && self.stop_listening();
@@ -75,7 +68,7 @@ impl Kernel {
                             self.finish_table(&mut run);
                         }
                         let result = self.alone(change, elsewhere);
-                        if is_table(change) {
+                        if matches!(change, Change::ReplaceTable(..)) {
                             run.table = Some(number);
                             run.unguarded = result.is_err() && self.nft.is_absent();
                         }
@@ -111,13 +104,7 @@ impl Kernel {
 
     /// Has connections forgotten whose way was another before changes were applied, once it is known what it is now.
     pub(crate) fn forget_past(&mut self) {
-        let observed = &self.mirror.observed;
-        if !(observed.knows(Backend::Routes) && observed.knows(Backend::Nft)) {
-            return;
-        }
-        let Some((before, anew)) = self.steering.take() else { return };
-        let local = self.mirror.addresses.keys().map(|held| Prefix::host(held.address)).collect();
-        self.connections.forget(before, sides(observed), anew, local);
+        self.connections.forget_past(&self.mirror);
     }
 
     /// Waits until a table that is being made holds, and lets the link up that waited for that.
@@ -338,45 +325,6 @@ const fn is_inert(change: &Change) -> bool {
         Change::PutAddress(address, _) => matches!(address.device, Device::Overlay),
         _ => false,
     }
-}
-
-/// Whether it is by a change that packets of this node and its pods are steered, or keep their source, or no more.
-fn steers(change: &Change) -> bool {
-    let steering = |(set, _): &(Set, Prefix)| matches!(set.role, SetRole::Remote | SetRole::Own);
-    match change {
-        Change::ReplaceTable(..) | Change::DeleteTable => true,
-        Change::ChangeElements { delete, add } => delete.iter().chain(add).any(steering),
-        Change::PutRoute(key, _) | Change::DeleteRoute(key) => key.table == Table::Domain,
-        Change::PutRule(rule) | Change::DeleteRule(rule) => is_mesh(rule),
-        _ => false,
-    }
-}
-
-/// Whether a rule steers what this node and its pods send to the members of their own domain.
-fn is_mesh(rule: &Rule) -> bool {
-    rule.input.is_none() && rule.action == Action::Lookup(Table::Domain)
-}
-
-const fn is_table(change: &Change) -> bool {
-    matches!(change, Change::ReplaceTable(..))
-}
-
-/// Where packets of this node and its pods are steered: to other domains, and in mesh to the members of its own.
-fn sides(observed: &Observed) -> Sides {
-    let elements = |role| {
-        Family::ALL.into_iter().flat_map(move |family| elements_of(observed, Set { role, family })).copied()
-    };
-    let mesh = observed.rules.keys().any(is_mesh);
-    let least =
-        RouteKey { table: Table::Domain, prefix: Prefix::new(IpAddr::from([0, 0, 0, 0]), 0), metric: 0 };
-    let members = observed.routes.range(least..).map(|(key, _)| key);
-    let members = members.take_while(|key| mesh && key.table == Table::Domain);
-    // Raven's default route leads nobody to members.
-    let members = members.filter(|key| !is_catch_all(key)).map(|key| key.prefix);
-    let mut steered: Vec<_> = elements(SetRole::Remote).chain(members).collect();
-    // Two that are in order.
-    steered.sort();
-    Sides { steered, own: elements(SetRole::Own).collect() }
 }
 
 fn is_message(change: &Change) -> bool {

@@ -11,7 +11,7 @@ use crate::object::{
     SetRole, Sysctl, TUNNEL_PORT, TWIN_METRIC, Table, Tunnel, VNI, VXLAN_AGEING, VXLAN_PORT, Via, Vxlan,
     path_metric,
 };
-use crate::prefix::{Family, Prefix, rank};
+use crate::prefix::{Family, Prefix, apart, rank};
 use crate::sorted::{Sorted, by_rank};
 use crate::topology::{Path, Role, Topology, Vtep};
 
@@ -470,16 +470,9 @@ impl IntervalElements {
 }
 
 /// The fewest prefixes that cover exactly the addresses of the given ones.
-fn aggregate(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
-    // Stable, which is quick where most are in order already.
-    prefixes.sort();
+fn aggregate(prefixes: Vec<Prefix>) -> Vec<Prefix> {
     let mut merged: Vec<Prefix> = Vec::new();
-    for prefix in prefixes {
-        // Sorted, a prefix that covers others stands right before them.
-        if merged.last().is_some_and(|last| last.covers(&prefix)) {
-            continue;
-        }
-        let mut prefix = prefix;
+    for mut prefix in apart(prefixes) {
         while let Some(both) = merged.last().and_then(|last| last.joined(&prefix)) {
             merged.pop();
             prefix = both;

@@ -116,6 +116,12 @@ impl Prefix {
         Self(IpNetwork::new(first, length).expect("the length fits the family"))
     }
 
+    /// The first of all prefixes in order.
+    #[must_use]
+    pub fn least() -> Self {
+        Self::new(IpAddr::from([0, 0, 0, 0]), 0)
+    }
+
     /// The prefix of one address.
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
@@ -281,7 +287,8 @@ impl fmt::Debug for Prefix {
 /// Prefixes sorted, and without those that lie in others.
 #[must_use]
 pub fn apart(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
-    prefixes.sort_unstable();
+    // Stable, which is quick where most are in order already. Sorted, a prefix that covers others stands right before them.
+    prefixes.sort();
     prefixes.dedup_by(|next, kept| kept.covers(next));
     prefixes
 }
